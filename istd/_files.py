@@ -1,0 +1,66 @@
+"""Files that are either written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import WriteError
+
+
+@contextlib.contextmanager
+def atomic_path(target: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `target`; rename it to `target` if the block ends well.
+
+    The temporary file keeps the target's suffix, because some writers choose a format by it. On any
+    exception it is removed and `target` stays as it was; a failure of the disk becomes `WriteError`.
+    """
+    target = Path(target)
+    partial: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=f".partial{target.suffix}", dir=target.parent)
+        os.close(handle)
+        partial = Path(name)
+        yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        # mkstemp makes private files; a finished one gets the permissions any new file would have.
+        mask = os.umask(0)
+        os.umask(mask)
+        partial.chmod(0o666 & ~mask)
+        partial.replace(target)
+    except OSError as error:
+        raise WriteError(
+            "the file could not be written",
+            where=target,
+            found=error,
+            expected="a writable folder with enough free space",
+            fix="free some space or choose another --out folder; the previous file, if any, is untouched",
+        ) from error
+    finally:
+        if partial is not None:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def write_bytes(target: str | Path, data: bytes) -> None:
+    """Write `data` to `target` whole or not at all."""
+    with atomic_path(target) as partial, partial.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+
+
+def write_text(target: str | Path, text: str) -> None:
+    """Write `text` (UTF-8) to `target` whole or not at all."""
+    write_bytes(target, text.encode("utf-8"))
+
+
+def write_json(target: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON to `target` whole or not at all."""
+    write_text(target, json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n")
