@@ -1,0 +1,27 @@
+# The README's two commands. Each makes .venv when it is missing and installs the project into it.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint types clean
+
+demo: $(VENV)/installed  ## Train a detector from one point per target on generated images, and show what it finds.
+	$(BIN)/istd demo --out runs/demo
+
+test: $(VENV)/installed  ## Run the tests on all cores.
+	$(BIN)/python -m pytest -n auto
+
+lint: $(VENV)/installed  ## Style.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed  ## Static types.
+	$(BIN)/mypy
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+clean:  ## Remove the environment and what the demo wrote.
+	rm -rf $(VENV) runs/demo

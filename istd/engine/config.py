@@ -1,0 +1,167 @@
+"""Everything that decides a training run, in one typed, serialisable place."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from ..errors import ConfigError
+from ..models import DEFAULT_VFM, list_models
+
+MethodName = Literal["full", "pal", "semantic-prior"]
+HypergradientName = Literal["off", "gauss-newton", "unrolled", "implicit"]
+CouplingName = Literal["shared", "separate"]
+ModulationName = Literal["head", "cascade"]
+InitName = Literal["contrast", "canny"]
+LossName = Literal["bce", "bce-iou", "hard-bce"]
+SelectionName = Literal["auto", "val-masks", "val-labels", "last"]
+LockName = Literal["points", "saturated"]
+
+#: The loss each method trains on unless told otherwise: PAL's own for `pal`, the paper's BCE with the
+#: soft-IoU term that lets it start quickly for the others.
+METHOD_LOSS: dict[str, LossName] = {"full": "bce-iou", "pal": "hard-bce", "semantic-prior": "bce-iou"}
+
+REFERENCE_EPOCHS = 300
+"""The length of the published schedule; intervals counted in epochs shrink with shorter runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run.
+
+    Lengths of phases are fractions of `epochs`, so that a short run is the published schedule in small.
+    `None` means "derive it"; the derived value is a property and is written to the results.
+    """
+
+    # What to train, on what.
+    data: str
+    method: MethodName = "semantic-prior"
+    backbone: str = "mlclnet"
+    vfm: str = DEFAULT_VFM
+    vfm_layers: int | None = None
+    hypergradient: HypergradientName = "gauss-newton"
+    coupling: CouplingName = "shared"
+    modulation: ModulationName = "head"
+    modulation_scale: float | None = None
+
+    # Schedule and optimisation.
+    epochs: int = REFERENCE_EPOCHS
+    crop: int = 256
+    batch_size: int = 16
+    seed: int = 0
+    lr: float = 1e-3
+    weight_decay: float = 1e-2
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    loss: LossName | None = None
+    target_fraction: float = 0.5
+    prior: float | None = 0.01
+    augment: bool = True
+
+    # The bilevel problem.
+    clusters: int | None = None
+    outer_lr: float = 1e-2
+    outer_every: int | None = None
+    outer_steps: int = 4
+    unroll_steps: int = 1
+    distill_teacher: float = 0.1
+    student_weight: float = 1.0
+    gate_l1: float = 0.005
+
+    # Labels.
+    label_init: InitName = "contrast"
+    lock: LockName = "points"
+    evolve_start: float = 0.2
+    evolve_every: int | None = None
+    mine_until: float = 0.8
+
+    # Selection and bookkeeping.
+    selection: SelectionName = "auto"
+    eval_every: int | None = None
+    val_fraction: float = 0.2
+    device: str = "auto"
+    checkpoint_seconds: float = 300.0
+    extra: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            choices = _literal_choices(_HINTS[item.name])
+            value = getattr(self, item.name)
+            if choices and value not in choices and value is not None:
+                raise ConfigError(
+                    f"--{item.name.replace('_', '-')} has an unknown value",
+                    found=value,
+                    expected=" | ".join(map(str, choices)),
+                )
+        if self.backbone not in list_models():
+            raise ConfigError("--backbone is unknown", found=self.backbone, expected=" | ".join(list_models()))
+        for name, low in (("epochs", 1), ("crop", 16), ("batch_size", 1), ("outer_steps", 1), ("unroll_steps", 1)):
+            if getattr(self, name) < low:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} is too small", found=getattr(self, name), expected=f"at least {low}"
+                )
+        for name in ("target_fraction", "evolve_start", "mine_until", "val_fraction"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} is a fraction", found=getattr(self, name), expected="0 to 1"
+                )
+        if self.batch_size < 2 and self.method == "semantic-prior":
+            raise ConfigError(
+                "cluster weights compare the images of a batch",
+                found=f"--batch-size {self.batch_size}",
+                expected="at least 2 with --method semantic-prior",
+            )
+
+    @property
+    def loss_name(self) -> LossName:
+        """The task loss: the one asked for, or the method's own."""
+        return self.loss or METHOD_LOSS[self.method]
+
+    @property
+    def evolve_interval(self) -> int:
+        """Epochs between label evolutions: 5 of 300 as published, fewer in shorter runs."""
+        return self.evolve_every or _scaled(5, self.epochs)
+
+    @property
+    def outer_interval(self) -> int:
+        """Epochs between visits of the outer problem: 5 of 300 as published, fewer in shorter runs."""
+        return self.outer_every or _scaled(5, self.epochs)
+
+    @property
+    def eval_interval(self) -> int:
+        """Epochs between evaluations on the validation split."""
+        return self.eval_every or max(1, self.epochs // 12)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON-able values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+        """The configuration that `to_dict` wrote. Raises `ConfigError` on fields of another version."""
+        known = {item.name for item in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(
+                "the configuration has fields that this version does not know",
+                found=", ".join(unknown),
+                fix="use the version that wrote it, or start a new run",
+            )
+        return cls(**values)
+
+
+def _scaled(interval: int, epochs: int) -> int:
+    return max(1, round(interval * epochs / REFERENCE_EPOCHS))
+
+
+def _literal_choices(hint: Any) -> tuple[Any, ...]:
+    if typing.get_origin(hint) is Literal:
+        return get_args(hint)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return tuple(choice for part in get_args(hint) for choice in _literal_choices(part))
+    return ()
+
+
+_HINTS = typing.get_type_hints(TrainConfig)

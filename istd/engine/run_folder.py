@@ -1,0 +1,124 @@
+"""The folder of one run: where each file lies, who may write to it, and its log."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from .._files import atomic_path, write_json, write_text
+from ..errors import CheckpointError
+from .config import TrainConfig
+
+
+class RunFolder:
+    """Names of the files of a run.
+
+    Args:
+        root: the folder, as given by `--out`.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.config = self.root / "config.json"
+        self.log = self.root / "log.jsonl"
+        self.labels = self.root / "labels.h5"
+        self.checkpoint = self.root / "checkpoints" / "last.safetensors"
+        self.student = self.root / "checkpoints" / "student.safetensors"
+        self.teacher = self.root / "checkpoints" / "teacher.safetensors"
+        self.results = self.root / "results.json"
+        self.per_image = self.root / "per_image.csv"
+        self.curves = self.root / "curves.png"
+        self.overlays = self.root / "overlays.png"
+        self.gallery = self.root / "labels.png"
+        self._lock: IO[str] | None = None
+
+    def acquire(self) -> None:
+        """Take the folder for this process. Raises `CheckpointError` if another one trains in it."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock = (self.root / ".lock").open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            lock.close()
+            raise CheckpointError(
+                "another process is training in this folder",
+                where=self.root,
+                found=f"process {owner}",
+                fix="wait for it, stop it, or choose another --out",
+            ) from error
+        lock.seek(0)
+        lock.truncate()
+        lock.write(str(os.getpid()))
+        lock.flush()
+        self._lock = lock
+
+    def release(self) -> None:
+        """Give the folder back."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def start(self, config: TrainConfig) -> None:
+        """Begin a new run here. Raises `CheckpointError` if there is one already."""
+        if self.config.exists():
+            raise CheckpointError(
+                "the folder already holds a run",
+                where=self.root,
+                fix="add --resume to go on with it, or choose another --out",
+            )
+        write_json(self.config, config.to_dict())
+        write_text(self.log, "")
+
+    def read_config(self) -> TrainConfig:
+        """The configuration of the run that lies here. Raises `CheckpointError` if there is none."""
+        try:
+            return TrainConfig.from_dict(json.loads(self.config.read_text(encoding="utf-8")))
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                "there is no run in this folder",
+                where=self.root,
+                expected="a folder that `istd train --out` wrote",
+            ) from error
+        except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+            raise CheckpointError("the configuration is damaged", where=self.config, found=error) from error
+
+
+class JsonLines:
+    """An append-only log of one JSON object a line, which can be cut back to an earlier length."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.count = sum(1 for _ in read_lines(path)) if path.exists() else 0
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add `record` as one line."""
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record, allow_nan=False) + "\n")
+        self.count += 1
+
+    def cut(self, count: int) -> None:
+        """Keep the first `count` lines: what a resumed run has really done."""
+        lines = list(read_lines(self.path))[:count]
+        with atomic_path(self.path) as partial:
+            partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        self.count = len(lines)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a log; a last line cut off by a crash is left out."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as stream:
+        for line in stream:
+            if not line.endswith("\n"):
+                return
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                return

@@ -1,0 +1,81 @@
+"""Settings of the machine: where to run, and what makes the CPU waste less time."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from importlib import metadata
+
+import torch
+
+from ..errors import ConfigError
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEEP_BYTES = 1 << 30
+
+
+def set_environment() -> None:
+    """Set what OpenMP reads when it is loaded; call before torch is imported, user's settings win.
+
+    Waiting threads that spin slow down everything else on a busy machine (a seven-fold slower evaluation
+    was measured with one of two cores taken).
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def tune_allocator() -> bool:
+    """Let glibc keep big blocks instead of returning them after every step; True where it took effect.
+
+    By default each step gives its activations back to the kernel and faults them in again. Set
+    `ISTD_TUNE_ALLOCATOR=0` to leave the allocator alone.
+    """
+    if sys.platform != "linux" or os.environ.get("ISTD_TUNE_ALLOCATOR", "1") == "0":
+        return False
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        mallopt = libc.mallopt
+    except (OSError, AttributeError):  # musl, for one, has no mallopt
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES)) and bool(mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES))
+
+
+def choose_device(name: str) -> torch.device:
+    """The device for `--device`: `auto` takes the first CUDA device, else the CPU.
+
+    Raises:
+        ConfigError: an unknown name, or a device that this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            "--device cannot be used",
+            found=name,
+            expected="auto, cpu, cuda or cuda:N on a machine that has it",
+        ) from error
+    return device
+
+
+def make_deterministic() -> None:
+    """Ask torch for repeatable kernels; on CUDA this also needs the workspace setting made here."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    packages = ("bilevel-istd", "torch", "torchopt", "timm", "kornia", "numpy", "opencv-python-headless", "scikit-learn")
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found

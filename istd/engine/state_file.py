@@ -1,0 +1,115 @@
+"""Nested states (tensors, numbers, strings, lists, dicts) as one safetensors file: loading runs no code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .._files import atomic_path
+from ..errors import CheckpointError
+
+FORMAT_VERSION = 1
+_TENSOR, _TUPLE, _PAIRS = "__tensor__", "__tuple__", "__pairs__"
+
+
+def save_state(path: str | Path, state: Mapping[str, Any], *, kind: str) -> None:
+    """Write `state` to `path`, whole or not at all.
+
+    Args:
+        path: the file to write.
+        state: nested dicts, lists and tuples of tensors, numbers, strings, booleans and None.
+        kind: what the file is (`"run"`, `"student"`, …); `load_state` checks it.
+
+    Raises:
+        TypeError: the state holds something else, such as a function.
+        WriteError: the disk refused.
+    """
+    tensors: dict[str, Tensor] = {}
+    tree = _flatten(state, "", tensors)
+    metadata = {"format": str(FORMAT_VERSION), "kind": kind, "tree": json.dumps(tree)}
+    with atomic_path(path) as partial:
+        save_file(tensors, str(partial), metadata=metadata)
+
+
+def load_state(path: str | Path, *, kind: str, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read what `save_state` wrote.
+
+    Raises:
+        CheckpointError: no such file, damaged, of another kind or of a newer version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError("the checkpoint does not exist", where=path, expected=f"a {kind} checkpoint")
+    try:
+        with safe_open(str(path), framework="pt", device=str(device)) as stream:
+            metadata = stream.metadata() or {}
+            tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 (not a dict)
+        found_kind = metadata.get("kind")
+        version = int(metadata.get("format", "0"))
+        tree = json.loads(metadata.get("tree", "null"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            "the checkpoint is damaged or is not one of ours",
+            where=path,
+            found=error,
+            expected=f"a {kind} checkpoint written by istd",
+            fix="use another checkpoint of the run folder, or train again",
+        ) from error
+    if found_kind != kind:
+        raise CheckpointError(
+            "this is not the kind of checkpoint asked for",
+            where=path,
+            found=found_kind or "a safetensors file of another program",
+            expected=kind,
+        )
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            "the checkpoint was written by a newer version",
+            where=path,
+            found=f"format {version}",
+            expected=f"format {FORMAT_VERSION} or older",
+            fix="update istd",
+        )
+    state = _unflatten(tree, tensors)
+    assert isinstance(state, dict)
+    return state
+
+
+def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        # Safetensors refuses views that share memory (tied weights); every entry gets its own.
+        tensors[path] = value.detach().cpu().contiguous().clone()
+        return {_TENSOR: path}
+    if isinstance(value, Mapping):
+        if all(isinstance(key, str) for key in value):
+            return {key: _flatten(item, f"{path}/{key}", tensors) for key, item in value.items()}
+        # Optimiser states are keyed by integers, which JSON would turn into strings.
+        return {_PAIRS: [[key, _flatten(item, f"{path}/{key}", tensors)] for key, item in value.items()]}
+    if isinstance(value, list):
+        return [_flatten(item, f"{path}/{number}", tensors) for number, item in enumerate(value)]
+    if isinstance(value, tuple):
+        return {_TUPLE: [_flatten(item, f"{path}/{number}", tensors) for number, item in enumerate(value)]}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a state cannot hold {type(value).__name__} (at {path or 'the top'})")
+
+
+def _unflatten(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(tree, dict):
+        if _TENSOR in tree:
+            return tensors[tree[_TENSOR]]
+        if _TUPLE in tree:
+            return tuple(_unflatten(item, tensors) for item in tree[_TUPLE])
+        if _PAIRS in tree:
+            return {key: _unflatten(item, tensors) for key, item in tree[_PAIRS]}
+        return {key: _unflatten(item, tensors) for key, item in tree.items()}
+    if isinstance(tree, list):
+        return [_unflatten(item, tensors) for item in tree]
+    return tree
