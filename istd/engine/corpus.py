@@ -1,0 +1,126 @@
+"""The images of a run: packed once, held in memory, split, and described."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..clusters import Clusters, describe, fit_clusters
+from ..data import Dataset, ImageSet, PackedDataset, load_split, open_dataset, pack
+from ..errors import DataError
+from .batches import Normalization
+from .config import TrainConfig
+from .seeding import derive_seed
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, how much is done, how much there is)."""
+
+
+@dataclass
+class Corpus:
+    """What a run trains and selects on. The test split is only named here, not loaded.
+
+    Attributes:
+        dataset: where images come from.
+        train, val: the two splits in memory.
+        split_hash: identifies the split in the results.
+        normalization: mean and deviation of the training images.
+    """
+
+    dataset: Dataset
+    train: ImageSet
+    val: ImageSet
+    split_hash: str
+    normalization: Normalization
+
+
+def load_corpus(config: TrainConfig, device: torch.device, progress: Progress | None = None) -> Corpus:
+    """Open, pack and load the data of `config`.
+
+    A dataset without a `val` split gives up `config.val_fraction` of its training images, chosen by the
+    seed, so that nothing is ever selected on the test split.
+
+    Raises:
+        DataError: the data cannot be used, or holds too few training images.
+    """
+    dataset = packed(config.data, progress)
+    train_names = list(dataset.splits.get("train", ()))
+    val_names = list(dataset.splits.get("val", ()))
+    if not val_names:
+        order = np.random.default_rng(derive_seed(config.seed, "val")).permutation(len(train_names))
+        count = max(1, round(config.val_fraction * len(train_names)))
+        held_out = {train_names[position] for position in order[:count]}
+        val_names = [name for name in train_names if name in held_out]
+        train_names = [name for name in train_names if name not in held_out]
+    if not train_names:
+        raise DataError("there are no training images", where=config.data, expected="a train split")
+    train = load_split(dataset, train_names, device=device)
+    val = load_split(dataset, val_names, device=device)
+    if not any(len(points) for points in train.points):
+        raise DataError(
+            "no training image has a point",
+            where=config.data,
+            found=f"{len(train.names)} images without targets",
+            expected="one point per target, at least one in the training split",
+            fix="check the masks or the point file of the training split",
+        )
+    return Corpus(dataset, train, val, dataset.split_hash(), measure(train))
+
+
+def measure(images: ImageSet) -> Normalization:
+    """Mean of the per-image means, and of the per-image deviations, of images in [0, 1]."""
+    means, deviations = [], []
+    for number in range(len(images.names)):
+        pixels = images.images.image(number).double() / 255.0
+        means.append(float(pixels.mean()))
+        deviations.append(float(pixels.std(unbiased=False)))
+    return Normalization(mean=float(np.mean(means)), std=max(float(np.mean(deviations)), 1e-3))
+
+
+def cluster_images(images: ImageSet, count: int | None, seed: int, progress: Progress | None = None) -> Clusters:
+    """Describe and cluster training images; nothing of other splits is looked at."""
+    rows = []
+    for number in range(len(images.names)):
+        rows.append(describe(images.images.image(number).cpu().numpy()))
+        if progress is not None:
+            progress("describing images", number + 1, len(images.names))
+    return fit_clusters(np.stack(rows), num_clusters=count, seed=derive_seed(seed, "clusters") % 2**31)
+
+
+def packed(path: str | Path, progress: Progress | None = None) -> Dataset:
+    """The dataset at `path` in packed form: a packed file as it is, a folder packed once into the cache.
+
+    The cache lies in `$ISTD_CACHE`, else in `$XDG_CACHE_HOME/istd`, else in `~/.cache/istd`; a changed
+    folder (names, sizes, times of change) gets a new file.
+    """
+    source = Path(path)
+    if source.is_file():
+        return open_dataset(source)
+    dataset = open_dataset(source)
+    target = cache_dir() / f"{source.resolve().name}-{_folder_key(source)}.h5"
+    if not target.exists():
+        report = None if progress is None else lambda done, total: progress("packing images", done, total)
+        pack(dataset, target, progress=report)
+    return PackedDataset(target)
+
+
+def cache_dir() -> Path:
+    """Where packed datasets are kept between runs."""
+    if "ISTD_CACHE" in os.environ:
+        return Path(os.environ["ISTD_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "istd"
+
+
+def _folder_key(folder: Path) -> str:
+    digest = hashlib.sha256(str(folder.resolve()).encode())
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            status = path.stat()
+            digest.update(f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]

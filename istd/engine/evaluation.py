@@ -1,0 +1,55 @@
+"""Probability maps at native size, and the metrics over a whole split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data import ImageSet
+from ..errors import DataError
+from ..metrics import DetectionMetrics, MetricConvention
+
+LogitFunction = Callable[[Tensor], Tensor]
+"""float [B, 1, H, W] in [0, 1] → logits [B, 1, H, W]."""
+
+
+@torch.no_grad()
+def probability_maps(
+    predict: LogitFunction,
+    images: ImageSet,
+    progress: Callable[[int, int], None] | None = None,
+    only: list[int] | None = None,
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield (number of the image, float32 [H, W] of probabilities), one image at a time at its native size."""
+    numbers = range(len(images.names)) if only is None else only
+    for done, number in enumerate(numbers):
+        image = images.images.image(number)[None, None].float() / 255.0
+        yield number, torch.sigmoid(predict(image)[0, 0].float())
+        if progress is not None:
+            progress(done + 1, len(numbers))
+
+
+def evaluate(
+    predict: LogitFunction,
+    images: ImageSet,
+    convention: MetricConvention,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Metrics of a detector on a split with masks.
+
+    Returns:
+        The metrics over the split, and one row per image.
+
+    Raises:
+        DataError: an image of the split has no mask.
+    """
+    if images.masks is None:
+        raise DataError("the split has images without masks", expected="a mask for every image to evaluate on")
+    metrics = DetectionMetrics(convention)
+    for number, probability in probability_maps(predict, images, progress):
+        metrics.update(probability[None, None], images.masks.image(number)[None, None])
+    rows = [{"name": name, **row} for name, row in zip(images.names, metrics.per_image(), strict=True)]
+    return {key: float(value) for key, value in metrics.compute().items()}, rows

@@ -1,0 +1,181 @@
+"""The labels of a run: made from points, evolved by predictions, mined, stored, and watched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..data import ImageSet
+from ..labels import (
+    EvolutionSettings,
+    LabelStore,
+    evolve,
+    initialize,
+    is_selected,
+    merge_with_points,
+    missed_point_bound,
+)
+from ..ragged import RaggedImages
+from .config import TrainConfig
+from .corpus import Corpus
+from .evaluation import LogitFunction, probability_maps
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class LabelState:
+    """Labels of the training and validation images, and which training images are in the pool.
+
+    Attributes:
+        store: the versioned file behind it.
+        train, val: soft labels in [0, 1], float32, on the training device.
+        pool: bool [number of training images]; the others wait until they are mined.
+    """
+
+    store: LabelStore
+    train: RaggedImages
+    val: RaggedImages
+    pool: np.ndarray
+
+    @property
+    def pool_indices(self) -> list[int]:
+        """The training images that are trained on."""
+        return np.flatnonzero(self.pool).tolist()
+
+
+def start_labels(path: Path, corpus: Corpus, config: TrainConfig, device: torch.device) -> LabelState:
+    """Make the first labels from points and write them as version 0.
+
+    Every validation image gets a label; a training image whose points mostly fail waits (PAL's rule). If all
+    would wait, all are let in: a run must start with something.
+    """
+    train = [
+        initialize(corpus.train.images.image(number).cpu().numpy(), points, method=config.label_init)
+        for number, points in enumerate(corpus.train.points)
+    ]
+    val = [
+        initialize(corpus.val.images.image(number).cpu().numpy(), points, method=config.label_init)
+        for number, points in enumerate(corpus.val.points)
+    ]
+    pool = np.array([labels.enters_pool() for labels in train])
+    if not any(pool[number] and len(points) for number, points in enumerate(corpus.train.points)):
+        pool[:] = True
+    names = (*corpus.train.names, *corpus.val.names)
+    masks = [labels.mask for labels in (*train, *val)]
+    store = LabelStore.create(
+        path,
+        names=names,
+        sizes=[mask.shape for mask in masks],
+        metadata={"label_init": config.label_init, "lock": config.lock, "split_hash": corpus.split_hash},
+    )
+    store.commit(
+        epoch=-1,
+        changes=dict(zip(names, masks, strict=True)),
+        pool=dict(zip(corpus.train.names, map(bool, pool), strict=True)),
+        note=f"initialised: {config.label_init}",
+    )
+    return _in_memory(store, corpus, device)
+
+
+def resume_labels(path: Path, version: int, corpus: Corpus, device: torch.device) -> LabelState:
+    """Go back to the labels of `version`; later versions, which the resumed run has not reached, are dropped."""
+    store = LabelStore.open(path)
+    store.check(
+        names=(*corpus.train.names, *corpus.val.names),
+        sizes=[tuple(size) for split in (corpus.train, corpus.val) for size in split.images.sizes],
+    )
+    store.truncate(version)
+    return _in_memory(store, corpus, device)
+
+
+def _in_memory(store: LabelStore, corpus: Corpus, device: torch.device) -> LabelState:
+    labels, pool = store.labels(), store.pool()
+    return LabelState(
+        store=store,
+        train=RaggedImages.from_arrays([labels[name] for name in corpus.train.names], torch.float32, device),
+        val=RaggedImages.from_arrays([labels[name] for name in corpus.val.names], torch.float32, device),
+        pool=np.array([pool[name] for name in corpus.train.names]),
+    )
+
+
+def update_labels(
+    state: LabelState,
+    corpus: Corpus,
+    config: TrainConfig,
+    epoch: int,
+    predict: LogitFunction,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Evolve the labels of all images in use, then mine waiting ones; what changed, for the log.
+
+    Sources: LESPS (evolution), PAL (mining from the waiting images until `mine_until` of the epochs).
+    """
+    settings = EvolutionSettings(lock=config.lock)
+    changes: dict[str, np.ndarray] = {}
+    splits = (
+        (corpus.train, state.train, state.pool_indices, "evolving training labels"),
+        (corpus.val, state.val, list(range(len(corpus.val.names))), "evolving validation labels"),
+    )
+    for images, labels, numbers, title in splits:
+        report = None if progress is None else _titled(progress, title)
+        for number, probability in probability_maps(predict, images, report, only=numbers):
+            before = labels.image(number).cpu().numpy()
+            after = evolve(probability.cpu().numpy(), before, images.points[number], settings)
+            if not np.array_equal(before, after):
+                labels.set_image(number, after)
+                changes[images.names[number]] = after
+    mined = _mine(state, corpus, config, epoch, predict, changes, progress)
+    pool = dict(zip(corpus.train.names, map(bool, state.pool), strict=True))
+    state.store.commit(epoch=epoch, changes=changes, pool=pool, note=f"evolved, {mined} mined")
+    return {"labels_changed": float(len(changes)), "mined": float(mined)}
+
+
+def _mine(
+    state: LabelState,
+    corpus: Corpus,
+    config: TrainConfig,
+    epoch: int,
+    predict: LogitFunction,
+    changes: dict[str, np.ndarray],
+    progress: Progress | None,
+) -> int:
+    waiting = np.flatnonzero(~state.pool).tolist()
+    last = int(config.mine_until * config.epochs)
+    if not waiting or epoch > last:
+        return 0
+    bound = missed_point_bound(epoch, start=config.evolve_start * config.epochs, stop=last)
+    report = None if progress is None else _titled(progress, "mining waiting images")
+    mined = 0
+    for number, probability in probability_maps(predict, corpus.train, report, only=waiting):
+        found = probability.cpu().numpy() > 0.5
+        points = corpus.train.points[number]
+        if is_selected(points, found, missed_bound=bound):
+            label = merge_with_points(found, points).astype(np.float32)
+            state.train.set_image(number, label)
+            state.pool[number] = True
+            changes[corpus.train.names[number]] = label
+            mined += 1
+    return mined
+
+
+def _titled(progress: Progress, title: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(title, done, total)
+
+
+def label_quality(labels: RaggedImages, images: ImageSet, only: list[int] | None = None) -> float | None:
+    """IoU of the labels (> 0.5) with the true masks, to watch; None where there are no masks."""
+    if images.masks is None:
+        return None
+    numbers = range(len(images.names)) if only is None else only
+    common = union = 0
+    for number in numbers:
+        label = labels.image(number) > 0.5
+        mask = images.masks.image(number) > 0
+        common += int((label & mask).sum())
+        union += int((label | mask).sum())
+    return common / union if union else None

@@ -1,0 +1,90 @@
+"""What the training loop asks of a method."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..batches import TrainBatch
+from ..config import TrainConfig
+
+
+class Method(abc.ABC):
+    """One way to train a detector. The loop, the data, the labels and the evaluation are the same for all.
+
+    Attributes:
+        supervision: "masks" trains on the true masks, "points" on labels grown from points.
+        model: what is trained.
+        labeller: which of the model's answers makes new labels, "student" or "teacher".
+    """
+
+    supervision: ClassVar[Literal["masks", "points"]]
+    labeller: ClassVar[Literal["student", "teacher"]] = "student"
+    has_outer_problem: bool = False
+
+    def __init__(self, config: TrainConfig, model: nn.Module) -> None:
+        self.config = config
+        self.model = model
+
+    @abc.abstractmethod
+    def train_step(self, batch: TrainBatch) -> Tensor:
+        """Take one optimiser step on a batch; the loss, a detached scalar."""
+
+    def outer_step(self, train: TrainBatch, val: TrainBatch) -> dict[str, float]:
+        """Take one step of the outer problem; what to log. Only where `has_outer_problem`."""
+        raise AssertionError(f"{type(self).__name__} has no outer problem")
+
+    @abc.abstractmethod
+    def set_lr(self, lr: float) -> None:
+        """Set the learning rate of the next `train_step`."""
+
+    def report(self) -> dict[str, float]:
+        """What to log once an epoch."""
+        return {}
+
+    @abc.abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs: weights, optimisers, outer variables."""
+
+    @abc.abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a state; the next steps are then the same, bit for bit."""
+
+
+class PlainMethod(Method):
+    """A method with one loss and one optimiser: AdamW, as PAL and the paper use it."""
+
+    def __init__(self, config: TrainConfig, model: nn.Module) -> None:
+        super().__init__(config, model)
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+
+    @abc.abstractmethod
+    def loss(self, batch: TrainBatch) -> Tensor:
+        """The loss of a batch, a scalar."""
+
+    def train_step(self, batch: TrainBatch) -> Tensor:
+        """Take one AdamW step on `loss`."""
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return loss.detach()
+
+    def set_lr(self, lr: float) -> None:
+        """Set the learning rate of the next `train_step`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and optimiser."""
+        return {"model": dict(self.model.state_dict()), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a state that `state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])

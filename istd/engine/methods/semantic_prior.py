@@ -1,0 +1,114 @@
+"""Learning with semantic priors (arXiv 2605.14346): VFM-modulated teacher, distilled student, cluster weights.
+
+The bilevel problem, solved by `bilevel.Solver`:
+
+    inner, over teacher and student, on training batches:
+        mean[ w·(task(t, y) + 0.1·KD(s, t)) ] + 0.005·mean|gate|  (+ mean[ w·(task(s, y) + KD(s, t)) ])
+    outer, over the cluster weights w, on held-out batches:
+        mean[ task(s, y) + KD(s, t) ]
+
+The paper's inner loss trains the teacher alone and leaves the student to a few outer steps; here the
+student's own loss (the term in brackets, `student_weight`) is part of the inner problem, so that the weights
+act in the very loss they are meant to correct.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+import bilevel
+
+from ...losses import gate_penalty, kd_loss, task_loss
+from ...models import TeacherStudent
+from ..batches import TrainBatch
+from ..config import TrainConfig
+from .base import Method
+
+
+class SemanticPrior(Method):
+    """Teacher and student through `bilevel.Solver`, one weight per cluster of training images."""
+
+    supervision: ClassVar[Literal["masks", "points"]] = "points"
+    labeller: ClassVar[Literal["student", "teacher"]] = "teacher"
+
+    def __init__(self, config: TrainConfig, model: TeacherStudent, num_clusters: int) -> None:
+        super().__init__(config, model)
+        self.has_outer_problem = config.hypergradient != "off"
+        device = next(model.parameters()).device
+        self.weights = bilevel.ClusterWeights(num_clusters).to(device)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.solver = bilevel.Solver(
+            self.inner_loss,
+            self.outer_loss,
+            inner=model,
+            outer=self.weights,
+            inner_optimizer=torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay),
+            outer_optimizer=torch.optim.Adam(self.weights.parameters(), lr=config.outer_lr),
+            hypergradient=hypergradient_method(config),
+        )
+
+    def inner_loss(self, model: TeacherStudent, weights: bilevel.ClusterWeights, batch: TrainBatch) -> Tensor:
+        """The inner loss of a batch (DESIGN: "The bilevel problem"); a scalar."""
+        config, kind = self.config, self.config.loss_name
+        teacher, student = model(batch.image, batch.maps)
+        per_sample = task_loss(teacher, batch.label, kind=kind)
+        per_sample = per_sample + config.distill_teacher * kd_loss(student.detach(), teacher)
+        if config.student_weight:
+            own = task_loss(student, batch.label, kind=kind) + kd_loss(student, teacher.detach())
+            per_sample = per_sample + config.student_weight * own
+        loss = (weights(batch.cluster) * per_sample).mean()
+        gate = model.gate
+        return loss if gate is None else loss + config.gate_l1 * gate_penalty(gate)
+
+    def outer_loss(self, model: TeacherStudent, weights: bilevel.ClusterWeights, batch: TrainBatch) -> Tensor:
+        """The outer loss of a held-out batch, unweighted: weights cannot lower it by looking away."""
+        teacher, student = model(batch.image, batch.maps)
+        kind = self.config.loss_name
+        return (task_loss(student, batch.label, kind=kind) + kd_loss(student, teacher.detach())).mean()
+
+    def train_step(self, batch: TrainBatch) -> Tensor:
+        """Take one inner step."""
+        self.model.train()
+        return self.solver.inner_step(batch)
+
+    def outer_step(self, train: TrainBatch, val: TrainBatch) -> dict[str, float]:
+        """Take one step on the cluster weights by the hypergradient."""
+        self.model.train()
+        info = self.solver.outer_step(train, val)
+        return {"outer_loss": info.outer_loss, "hypergradient_norm": info.hypergradient_norm}
+
+    def set_lr(self, lr: float) -> None:
+        """Set the learning rate of the inner optimiser."""
+        for group in self.solver.inner_optimizer.param_groups:
+            group["lr"] = lr
+
+    @torch.no_grad()
+    def report(self) -> dict[str, float]:
+        """The spread of the weights over all clusters."""
+        every = torch.arange(self.weights.num_clusters, device=next(self.weights.parameters()).device)
+        values = self.weights(every)
+        return {"weight_min": float(values.min()), "weight_max": float(values.max())}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The solver's state: both modules, both optimisers, counters."""
+        return self.solver.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a state that `state_dict` gave."""
+        self.solver.load_state_dict(state)
+
+
+def hypergradient_method(config: TrainConfig) -> bilevel.HypergradientMethod:
+    """The method named by `--hypergradient`; `off` gets one that is never called."""
+    match config.hypergradient:
+        case "unrolled":
+            return bilevel.Unrolled(steps=config.unroll_steps)
+        case "implicit":
+            # A network in the middle of training has indefinite curvature: damped, and few iterations.
+            return bilevel.Implicit(bilevel.ConjugateGradient(max_iterations=10, damping=1e-1))
+        case _:
+            return bilevel.GaussNewton()
