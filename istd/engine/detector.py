@@ -1,0 +1,191 @@
+"""A trained detector: from a gray image to a probability map, and to and from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError, ConfigError
+from ..models import SCAM, FrozenVFM, TeacherStudent, create_model, create_vfm
+from .batches import Normalization
+from .config import TrainConfig
+from .state_file import load_state, save_state
+
+NO_VFM = "none"
+
+
+def build_vfm(config: TrainConfig, device: torch.device) -> FrozenVFM | None:
+    """The frozen model that `--vfm` names, or None where the method needs none. Raises `ModelError`."""
+    if config.method != "semantic-prior" or config.vfm == NO_VFM:
+        return None
+    return create_vfm(config.vfm, num_layers=config.vfm_layers).to(device)
+
+
+def build_model(config: TrainConfig, vfm: FrozenVFM | None, device: torch.device) -> nn.Module:
+    """The network that `config` trains: a plain backbone, or teacher and student."""
+    backbone = create_model(config.backbone, prior=config.prior)
+    if config.method != "semantic-prior":
+        return backbone.to(device)
+    scam = None
+    if vfm is not None:
+        scam = SCAM(
+            embed_dim=vfm.embed_dim,
+            num_layers=vfm.num_layers,
+            stage_channels=backbone.feature_info.channels(),
+            scale=backbone.modulation_scale if config.modulation_scale is None else config.modulation_scale,
+        )
+    other = create_model(config.backbone, prior=config.prior) if config.coupling == "separate" else None
+    return TeacherStudent(backbone, scam, student=other, modulation=config.modulation).to(device)
+
+
+class Detector:
+    """A network with what it needs to take a gray image.
+
+    Args:
+        model: a backbone, or `TeacherStudent`.
+        normalization: of the training images.
+        vfm: the frozen model that the teacher needs, or None.
+        header: what is written with the weights: backbone, method, settings.
+    """
+
+    def __init__(
+        self, model: nn.Module, normalization: Normalization, vfm: FrozenVFM | None, header: dict[str, Any]
+    ) -> None:
+        self.model = model
+        self.normalization = normalization
+        self.vfm = vfm
+        self.header = header
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether there is a teacher besides the student."""
+        return isinstance(self.model, TeacherStudent)
+
+    def logits(self, image: Tensor, role: str = "student") -> Tensor:
+        """Logits [B, 1, H, W] for float images [B, 1, H, W] in [0, 1], in evaluation mode, without a graph."""
+        self.model.eval()
+        with torch.no_grad():
+            x = self.normalization(image)
+            if not isinstance(self.model, TeacherStudent):
+                return final_logits(self.model(x))
+            if role == "student":
+                return final_logits(self.model.student_logits(x))
+            maps = None if self.vfm is None else self.vfm(image)
+            return final_logits(self.model.teacher_logits(x, maps))
+
+    def save_student(self, path: str | Path) -> None:
+        """Write the plain backbone: all that is needed to detect."""
+        model = self.model.student if isinstance(self.model, TeacherStudent) else self.model
+        save_state(path, {"header": self.header, "weights": dict(model.state_dict())}, kind="student")
+
+    def save_teacher(self, path: str | Path) -> None:
+        """Write teacher and student; the frozen model's weights are named in the header, not stored."""
+        save_state(path, {"header": self.header, "weights": dict(self.model.state_dict())}, kind="teacher")
+
+
+def final_logits(output: Any) -> Tensor:
+    """The answer of a network that may also return auxiliary outputs."""
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def make_header(config: TrainConfig, normalization: Normalization, vfm: FrozenVFM | None) -> dict[str, Any]:
+    """What a weight file says of itself."""
+    return {
+        "backbone": config.backbone,
+        "method": config.method,
+        "coupling": config.coupling,
+        "modulation": config.modulation,
+        "vfm": None if vfm is None else vfm.name,
+        "vfm_fingerprint": None if vfm is None else vfm.fingerprint(),
+        "mean": normalization.mean,
+        "std": normalization.std,
+        "channels": normalization.channels,
+        "config": config.to_dict(),
+    }
+
+
+def load_detector(
+    path: str | Path,
+    *,
+    role: str = "student",
+    device: str | torch.device = "cpu",
+    vfm: str | None = None,
+    backbone: str | None = None,
+) -> Detector:
+    """Read a detector from a run folder or a weight file.
+
+    Args:
+        path: a run folder, or a `student.safetensors` / `teacher.safetensors` in one.
+        role: "student" needs the backbone alone; "teacher" also the frozen model it was trained with.
+        device: where to put it.
+        vfm: another name or file for the frozen model, if it lies elsewhere on this machine.
+        backbone: if given, the architecture that the checkpoint has to be of.
+
+    Raises:
+        CheckpointError: no such file, damaged, of another backbone, or trained with another frozen model.
+        ModelError: the teacher's frozen model cannot be loaded.
+    """
+    if role not in ("student", "teacher"):
+        raise ConfigError("--role is unknown", found=role, expected="student | teacher")
+    path = Path(path)
+    if path.is_dir():
+        path = path / "checkpoints" / f"{role}.safetensors"
+        if role == "teacher" and not path.is_file() and path.with_name("student.safetensors").is_file():
+            raise CheckpointError(
+                "this run has no teacher",
+                where=path.parent.parent,
+                expected="a run of --method semantic-prior",
+                fix="use the student",
+            )
+    state = load_state(path, kind=role, device="cpu")
+    header = state["header"]
+    if backbone is not None and header["backbone"] != backbone:
+        raise CheckpointError(
+            "the checkpoint is of another backbone", where=path, found=header["backbone"], expected=backbone
+        )
+    config = TrainConfig.from_dict(header["config"])
+    normalization = Normalization(header["mean"], header["std"], header["channels"])
+    target = torch.device(device)
+    frozen: FrozenVFM | None = None
+    if role == "student":
+        model: nn.Module = create_model(header["backbone"], prior=config.prior)
+    else:
+        if header["vfm"] is not None:
+            frozen = create_vfm(vfm or config.vfm, num_layers=config.vfm_layers)
+            if frozen.fingerprint() != header["vfm_fingerprint"]:
+                raise CheckpointError(
+                    "the teacher was trained with another frozen model",
+                    where=path,
+                    found=f"{frozen.name} ({frozen.fingerprint()[:12]})",
+                    expected=f"{header['vfm']} ({header['vfm_fingerprint'][:12]})",
+                    fix="give the same weights with --vfm",
+                )
+            frozen = frozen.to(target)
+        model = build_model(config, frozen, torch.device("cpu"))
+    load_weights(model, state["weights"], path)
+    return Detector(model.to(target).eval(), normalization, frozen, header)
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
+    """Load `weights` into `model`; raises `CheckpointError` naming the first entries that do not fit."""
+    own = model.state_dict()
+    missing = sorted(set(own) - set(weights))
+    unknown = sorted(set(weights) - set(own))
+    shapes = sorted(name for name in set(own) & set(weights) if own[name].shape != weights[name].shape)
+    if missing or unknown or shapes:
+        parts = [
+            f"{title}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
+            for title, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
+            if names
+        ]
+        raise CheckpointError(
+            "the weights do not fit the network",
+            where=path,
+            found="; ".join(parts),
+            expected=f"{len(own)} entries of {type(model).__name__}",
+            fix="give the --backbone and --method that the checkpoint was trained with",
+        )
+    model.load_state_dict(weights)

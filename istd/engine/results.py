@@ -1,0 +1,164 @@
+"""What a finished run leaves: the results, the per-image table and the pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .._files import write_json, write_text
+from ..data import ImageSet, load_split
+from ..viz import LabelStrip, Overlay, plot_curves, plot_gallery, plot_overlays
+from .detector import Detector, load_weights
+from .evaluation import evaluate, probability_maps
+from .run_folder import read_lines
+from .runtime import versions
+from .state_file import load_state
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+RESULTS_VERSION = 1
+
+
+def finish_run(run: Trainer) -> dict[str, Any]:
+    """Evaluate the selected model on the test split and write results and pictures.
+
+    This is the only place that looks at the test split, after everything has been chosen.
+    """
+    kind, path = ("teacher", run.folder.teacher) if run.detector.has_teacher else ("student", run.folder.student)
+    load_weights(run.detector.model, load_state(path, kind=kind, device=run.device)["weights"], path)
+    results = describe_run(run)
+    test_names = run.corpus.dataset.splits.get("test", ())
+    shown = run.corpus.val
+    if test_names:
+        test = load_split(run.corpus.dataset, test_names, device=run.device)
+        shown = test
+        if test.masks is not None:
+            results["metrics"]["test"] = score_roles(run.detector, test, run, run.folder.per_image)
+    if run.corpus.val.masks is not None:
+        results["metrics"]["val"] = score_roles(run.detector, run.corpus.val, run)
+    write_json(run.folder.results, results)
+    plot_curves(list(read_lines(run.folder.log)), run.folder.curves, title=title(results))
+    plot_overlays(make_overlays(run.detector, shown), run.folder.overlays)
+    if run.labels is not None:
+        plot_gallery(make_strips(run), run.folder.gallery)
+    return results
+
+
+def title(results: dict[str, Any]) -> str:
+    """One line that says what a run is."""
+    config = results["config"]
+    return f"{config['method']} · {config['backbone']} · seed {config['seed']}"
+
+
+def describe_run(run: Trainer) -> dict[str, Any]:
+    """All that a reader needs to judge and repeat the figures, without the figures."""
+    from .label_state import label_quality
+
+    position = run.position
+    description: dict[str, Any] = {
+        "version": RESULTS_VERSION,
+        "config": run.config.to_dict(),
+        "metrics": {},
+        "convention": run.convention.to_dict(),
+        "split_hash": run.corpus.split_hash,
+        "images": {name: len(names) for name, names in run.corpus.dataset.splits.items()},
+        "seed": run.config.seed,
+        "selection": {"rule": run.selection, "epoch": position.best_epoch + 1, "score": position.best_score},
+        "vfm": None
+        if run.vfm is None
+        else {"name": run.vfm.name, "random": run.vfm.is_random, "fingerprint": run.vfm.fingerprint()},
+        "seconds": round(position.seconds, 1),
+        "device": str(run.device),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+    if run.labels is not None:
+        description["labels"] = {
+            "init": run.config.label_init,
+            "iou_train": label_quality(run.labels.train, run.corpus.train, run.labels.pool_indices),
+            "iou_val": label_quality(run.labels.val, run.corpus.val),
+            "pool": len(run.labels.pool_indices),
+            "versions": run.labels.store.version + 1,
+        }
+    return description
+
+
+def score_roles(detector: Detector, images: ImageSet, run: Trainer, table: Path | None = None) -> dict[str, Any]:
+    """Metrics of the student, and of the teacher where there is one; the student's per-image table to `table`."""
+    scores: dict[str, Any] = {}
+    for role in ("student", "teacher") if detector.has_teacher else ("student",):
+        scores[role], rows = evaluate(
+            lambda image, role=role: detector.logits(image, role),  # type: ignore[misc]
+            images,
+            run.convention,
+        )
+        if role == "student" and table is not None:
+            write_text(table, to_csv(rows))
+    return scores
+
+
+def to_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows of equal keys as CSV with a header line."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(rows[0]) if rows else [])
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def make_overlays(detector: Detector, images: ImageSet, count: int = 12) -> list[Overlay]:
+    """The student's answers on images spread over the split."""
+    chosen = np.unique(np.linspace(0, len(images.names) - 1, count).round().astype(int)).tolist()
+    overlays = []
+    for number, probability in probability_maps(detector.logits, images, only=chosen):
+        truth = None if images.masks is None else images.masks.image(number).cpu().numpy() > 0
+        overlays.append(
+            Overlay(
+                images.names[number],
+                images.images.image(number).cpu().numpy(),
+                probability.cpu().numpy() > 0.5,
+                truth,
+                images.points[number],
+            )
+        )
+    return overlays
+
+
+def make_strips(run: Trainer, count: int = 8, columns: int = 6, half: int = 16) -> list[LabelStrip]:
+    """Windows around points of training images whose labels changed most, through the versions of the store."""
+    assert run.labels is not None
+    history = run.labels.store.history()
+    chosen = np.unique(np.linspace(0, len(history) - 1, columns).round().astype(int)).tolist()
+    every = [(_heading(history[version].epoch), run.labels.store.labels(version)) for version in chosen]
+    first, last = every[0][1], every[-1][1]
+    train = run.corpus.train
+    change = [float(np.abs(first[name] - last[name]).sum()) for name in train.names]
+    strips = []
+    for number in np.argsort(change, kind="stable")[::-1].tolist():
+        points = train.points[number]
+        if len(strips) == count or not len(points):
+            continue
+        y, x = map(int, points[0])
+        image = train.images.image(number).cpu().numpy()
+        cut = np.s_[max(0, y - half) : y + half + 1, max(0, x - half) : x + half + 1]
+        name = train.names[number]
+        strips.append(
+            LabelStrip(
+                name,
+                image[cut],
+                [(heading, labels[name][cut]) for heading, labels in every],
+                None if train.masks is None else train.masks.image(number).cpu().numpy()[cut] > 0,
+            )
+        )
+    return strips
+
+
+def _heading(epoch: int) -> str:
+    return "start" if epoch < 0 else f"epoch {epoch + 1}"

@@ -1,0 +1,404 @@
+"""The training loop: one for all methods, resumable at any step, repeatable bit for bit."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from ..data import Batch, CropLoader, ImageSet
+from ..errors import CheckpointError, ConfigError
+from ..metrics import MetricConvention
+from ..models import TeacherStudent
+from ..ragged import RaggedImages
+from .batches import TrainBatch, prepare
+from .config import TrainConfig
+from .corpus import Corpus, cluster_images, load_corpus
+from .detector import Detector, build_model, build_vfm, load_weights, make_header
+from .evaluation import evaluate
+from .label_state import LabelState, label_quality, resume_labels, start_labels, update_labels
+from .methods import Full, Method, Pal, SemanticPrior
+from .progress import Bars
+from .results import finish_run
+from .run_folder import JsonLines, RunFolder
+from .runtime import choose_device, make_deterministic
+from .seeding import seed_torch
+from .state_file import load_state, save_state
+
+
+@dataclass
+class Position:
+    """Where a run stands: the next step, and what is known so far.
+
+    Attributes:
+        epoch, step: the next step to take.
+        losses: losses of the epoch's steps so far.
+        best_score, best_epoch: of the selected model; -1 before the first evaluation.
+        label_version: of the label store; -1 without one.
+        log_lines: lines of the log that belong to what is done.
+        seconds: time spent training so far.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    best_score: float = -1.0
+    best_epoch: int = -1
+    label_version: int = -1
+    log_lines: int = 0
+    seconds: float = 0.0
+
+
+class Trainer:
+    """Trains one detector into a run folder.
+
+    Args:
+        config: what to train. With `resume`, the configuration in the folder counts and this may be None.
+        out: the run folder.
+        resume: go on with the run that lies there.
+        console: where to print; the terminal by default.
+
+    Raises:
+        CheckpointError: the folder is in use, holds a run already, or (with `resume`) holds none.
+        ConfigError, DataError, ModelError: what is asked for cannot be done.
+    """
+
+    def __init__(
+        self, config: TrainConfig | None, out: str | Path, *, resume: bool = False, console: Console | None = None
+    ) -> None:
+        self.folder = RunFolder(out)
+        self.console = console or Console()
+        if config is None and not resume:
+            raise ConfigError("a new run needs a configuration")
+        self.resume = resume
+        self.config = self.folder.read_config() if resume or config is None else config
+        self.convention = MetricConvention()
+        self.position = Position()
+        self._stop = False
+        self._saved_at = time.monotonic()
+
+    def fit(self) -> dict[str, Any]:
+        """Train to the end; the results, as written to `results.json`.
+
+        Ctrl-C (or SIGTERM) ends the current step, writes a checkpoint and raises `KeyboardInterrupt`; a run
+        ended in any other way goes on from its last checkpoint. Either way the resumed run ends with the very
+        weights and labels that it would have had.
+        """
+        self.folder.acquire()
+        try:
+            if not self.resume:
+                self.folder.start(self.config)
+            with self._signals():
+                return self._fit()
+        finally:
+            self.folder.release()
+
+    # -- setting up -------------------------------------------------------------------------------------
+
+    def _fit(self) -> dict[str, Any]:
+        started = time.monotonic()
+        make_deterministic()
+        self.device = choose_device(self.config.device)
+        with Bars(self.console, "setting up", 1, should_stop=self._should_stop) as bars:
+            self._set_up(bars)
+        before = self.position.seconds
+        self.log = JsonLines(self.folder.log)
+        self.log.cut(self.position.log_lines)
+        done = self.position.epoch * self.steps_per_epoch() + self.position.step
+        total = self.config.epochs * self.steps_per_epoch()
+        with Bars(self.console, "training", total, done, self._should_stop) as bars:
+            while self.position.epoch < self.config.epochs:
+                self._epoch(bars, before - started)
+        return finish_run(self)
+
+    def _set_up(self, bars: Bars) -> None:
+        config = self.config
+        self.corpus: Corpus = load_corpus(config, self.device, bars)
+        if config.method == "full" and self.corpus.train.masks is None:
+            raise ConfigError(
+                "full supervision needs masks",
+                found=f"training images without masks in {config.data}",
+                fix="use --method pal or semantic-prior, which train from points",
+            )
+        self.selection = self._selection()
+        self.vfm = build_vfm(config, self.device)
+        seed_torch(config.seed, "model")
+        model = build_model(config, self.vfm, self.device)
+        self.clusters = torch.zeros(len(self.corpus.train.names), dtype=torch.int64, device=self.device)
+        count = 1
+        if config.method == "semantic-prior":
+            found = cluster_images(self.corpus.train, config.clusters, config.seed, bars)
+            self.clusters = torch.as_tensor(found.assignment, dtype=torch.int64, device=self.device)
+            count = found.num_clusters
+        self.method: Method = self._method(model, count)
+        self.detector = Detector(
+            model, self.corpus.normalization, self.vfm, make_header(config, self.corpus.normalization, self.vfm)
+        )
+        state = self._saved_state()
+        self.labels: LabelState | None = None
+        if state is not None:
+            self._restore(state)
+        elif self.method.supervision == "points":
+            self.folder.labels.unlink(missing_ok=True)
+            self.labels = start_labels(self.folder.labels, self.corpus, config, self.device)
+            self.position.label_version = self.labels.store.version
+
+    def _method(self, model: torch.nn.Module, num_clusters: int) -> Method:
+        match self.config.method:
+            case "full":
+                return Full(self.config, model)
+            case "pal":
+                return Pal(self.config, model)
+            case _:
+                assert isinstance(model, TeacherStudent)
+                return SemanticPrior(self.config, model, num_clusters)
+
+    def _selection(self) -> str:
+        if self.config.selection != "auto":
+            if self.config.selection == "val-masks" and self.corpus.val.masks is None:
+                raise ConfigError(
+                    "--selection val-masks needs masks for the validation split",
+                    found="validation images without masks",
+                    fix="use --selection val-labels or last",
+                )
+            if self.config.selection == "val-labels" and self.config.method == "full":
+                raise ConfigError("--selection val-labels needs a method that makes labels", found="--method full")
+            return self.config.selection
+        return "val-labels" if self.corpus.val.masks is None else "val-masks"
+
+    # -- training ---------------------------------------------------------------------------------------
+
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch: by all training images, so that a growing pool does not change the budget."""
+        return max(1, len(self.corpus.train.names) // self.config.batch_size)
+
+    def _epoch(self, bars: Bars, offset: float) -> None:
+        config, position = self.config, self.position
+        began = time.monotonic()
+        epoch = position.epoch
+        record: dict[str, Any] = {"event": "epoch", "epoch": epoch}
+        if position.step == 0 and self._evolves(epoch):
+            record.update(self._evolve(bars))
+        loader = self._loader("train", self._train_labels(), self._pool())
+        count = self.steps_per_epoch()
+        for step in range(position.step, count):
+            seed_torch(config.seed, "step", epoch, step)
+            self.method.set_lr(learning_rate(config, epoch + step / count))
+            position.losses.append(float(self.method.train_step(self._prepare(loader.batch(epoch, step)))))
+            self._check_loss(position.losses[-1])
+            position.step = step + 1
+            bars.advance(f"epoch {epoch + 1}/{config.epochs}  loss {position.losses[-1]:.4f}")
+            position.seconds = time.monotonic() + offset
+            if self._stop or time.monotonic() - self._saved_at > config.checkpoint_seconds:
+                self._save()
+        record["loss"] = math.fsum(position.losses) / len(position.losses)
+        record["lr"] = learning_rate(config, epoch)
+        if self.method.has_outer_problem and epoch % config.outer_interval == 0:
+            record.update(self._visit_outer(bars))
+        record.update(self.method.report())
+        record.update(self._label_record())
+        if (epoch + 1) % config.eval_interval == 0 or epoch + 1 == config.epochs:
+            record.update(self._evaluate(bars))
+        record["seconds"] = round(time.monotonic() - began, 3)
+        self._finish_epoch(record, offset)
+
+    def _finish_epoch(self, record: dict[str, Any], offset: float) -> None:
+        position = self.position
+        self.log.append(record)
+        position.epoch, position.step, position.losses = position.epoch + 1, 0, []
+        position.log_lines = self.log.count
+        position.seconds = time.monotonic() + offset
+        self._save()
+        shown = {"val_student_iou": "val IoU", "label_iou_train": "label IoU", "pool_fraction": "pool"}
+        extras = "  ".join(f"{name} {record[key]:.3f}" for key, name in shown.items() if record.get(key) is not None)
+        self.console.print(
+            f"epoch {position.epoch:>3}/{self.config.epochs}  loss {record['loss']:.4f}  {extras}"
+            f"  [dim]{record['seconds']:.0f} s[/dim]"
+        )
+
+    def _visit_outer(self, bars: Bars) -> dict[str, float]:
+        config, epoch = self.config, self.position.epoch
+        assert self.labels is not None
+        train = self._loader("outer-train", self.labels.train, self._pool())
+        val = self._loader("outer-val", self.labels.val, None, split=self.corpus.val)
+        infos = []
+        for step in range(config.outer_steps):
+            seed_torch(config.seed, "outer", epoch, step)
+            # Clusters are of training images; the outer loss is unweighted, so validation needs none.
+            held_out = prepare(
+                val.batch(epoch, step),
+                torch.zeros(len(self.corpus.val.names), dtype=torch.int64, device=self.device),
+                self.corpus.normalization,
+                self.vfm,
+            )
+            infos.append(self.method.outer_step(self._prepare(train.batch(epoch, step)), held_out))
+            bars("outer steps", step + 1, config.outer_steps)
+        return {key: math.fsum(info[key] for info in infos) / len(infos) for key in infos[0]}
+
+    def _evolves(self, epoch: int) -> bool:
+        first = self.config.evolve_start * self.config.epochs
+        return self.labels is not None and epoch > first and epoch % self.config.evolve_interval == 0
+
+    def _evolve(self, bars: Bars) -> dict[str, float]:
+        assert self.labels is not None
+        changed = update_labels(
+            self.labels,
+            self.corpus,
+            self.config,
+            self.position.epoch,
+            lambda image: self.detector.logits(image, self.method.labeller),
+            bars,
+        )
+        self.position.label_version = self.labels.store.version
+        return changed
+
+    def _evaluate(self, bars: Bars) -> dict[str, float]:
+        position = self.position
+        if self.selection == "last":
+            score, values = float(position.epoch), {}
+        else:
+            target = self.corpus.val
+            if self.selection == "val-labels":
+                assert self.labels is not None
+                target = replace(target, masks=_binary(self.labels.val))
+            values, _ = evaluate(
+                self.detector.logits,
+                target,
+                self.convention,
+                lambda done, total: bars("validation", done, total),
+            )
+            score = values["iou"]
+        if score > position.best_score:
+            position.best_score, position.best_epoch = score, position.epoch
+            self.detector.save_student(self.folder.student)
+            if self.detector.has_teacher:
+                self.detector.save_teacher(self.folder.teacher)
+        return {f"val_student_{key}": value for key, value in values.items()}
+
+    # -- pieces -----------------------------------------------------------------------------------------
+
+    def _train_labels(self) -> RaggedImages:
+        if self.labels is not None:
+            return self.labels.train
+        masks = self.corpus.train.masks
+        assert masks is not None
+        return RaggedImages(masks.data.float(), masks.offsets, masks.heights, masks.widths)
+
+    def _pool(self) -> list[int] | None:
+        return None if self.labels is None else self.labels.pool_indices
+
+    def _loader(
+        self, stream: str, labels: RaggedImages, indices: list[int] | None, split: ImageSet | None = None
+    ) -> CropLoader:
+        config = self.config
+        return CropLoader(
+            self.corpus.train if split is None else split,
+            labels,
+            indices=indices,
+            crop=config.crop,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            stream=stream,
+            augment=config.augment,
+            target_fraction=config.target_fraction,
+        )
+
+    def _prepare(self, batch: Batch) -> TrainBatch:
+        return prepare(batch, self.clusters, self.corpus.normalization, self.vfm)
+
+    def _label_record(self) -> dict[str, float]:
+        if self.labels is None:
+            return {}
+        pool = self.labels.pool_indices
+        record = {"pool_fraction": len(pool) / len(self.labels.pool)}
+        for name, labels, images, only in (
+            ("label_iou_train", self.labels.train, self.corpus.train, pool),
+            ("label_iou_val", self.labels.val, self.corpus.val, None),
+        ):
+            quality = label_quality(labels, images, only)
+            if quality is not None:
+                record[name] = quality
+        return record
+
+    def _check_loss(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise ConfigError(
+                "training diverged: the loss is not finite",
+                found=f"{loss} at epoch {self.position.epoch + 1}, step {self.position.step + 1}",
+                fix="lower --lr; the last checkpoint is whole",
+            )
+
+    # -- checkpoints ------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        state = {"position": vars(self.position), "method": self.method.state_dict()}
+        save_state(self.folder.checkpoint, state, kind="run")
+        self._saved_at = time.monotonic()
+        if self._stop:
+            raise KeyboardInterrupt
+
+    def _saved_state(self) -> dict[str, Any] | None:
+        if not self.resume or not self.folder.checkpoint.exists():
+            return None
+        return load_state(self.folder.checkpoint, kind="run", device=self.device)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.position = Position(**state["position"])
+        weights = state["method"].get("model")
+        if isinstance(weights, dict):
+            load_weights(self.method.model, weights, self.folder.checkpoint)
+        self.method.load_state_dict(state["method"])
+        if self.method.supervision == "points":
+            if not self.folder.labels.exists():
+                raise CheckpointError(
+                    "the label store of this run is gone",
+                    where=self.folder.labels,
+                    fix="put it back, or start a new run",
+                )
+            self.labels = resume_labels(
+                self.folder.labels, self.position.label_version, self.corpus, self.device
+            )
+
+    def _should_stop(self) -> bool:
+        return self._stop
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Finish the step and save on the first signal; the second one ends at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if self._stop:
+                raise KeyboardInterrupt
+            self._stop = True
+            self.console.print("[yellow]stopping after this step; press Ctrl-C again to stop at once[/yellow]")
+
+        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def learning_rate(config: TrainConfig, epoch: float) -> float:
+    """The learning rate at a (fractional) epoch."""
+    if config.lr_schedule == "constant":
+        return config.lr
+    return 0.5 * config.lr * (1.0 + math.cos(math.pi * epoch / config.epochs))
+
+
+def _binary(labels: RaggedImages) -> RaggedImages:
+    return RaggedImages((labels.data > 0.5).to(torch.uint8), labels.offsets, labels.heights, labels.widths)
