@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from ..errors import ConfigError
@@ -83,7 +83,6 @@ class TrainConfig:
     val_fraction: float = 0.2
     device: str = "auto"
     checkpoint_seconds: float = 300.0
-    extra: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):

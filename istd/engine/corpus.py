@@ -14,7 +14,6 @@ import torch
 from ..clusters import Clusters, describe, fit_clusters
 from ..data import Dataset, ImageSet, PackedDataset, load_split, open_dataset, pack
 from ..errors import DataError
-from .batches import Normalization
 from .config import TrainConfig
 from .seeding import derive_seed
 
@@ -30,14 +29,15 @@ class Corpus:
         dataset: where images come from.
         train, val: the two splits in memory.
         split_hash: identifies the split in the results.
-        normalization: mean and deviation of the training images.
+        mean, std: of the training images, in [0, 1].
     """
 
     dataset: Dataset
     train: ImageSet
     val: ImageSet
     split_hash: str
-    normalization: Normalization
+    mean: float
+    std: float
 
 
 def load_corpus(config: TrainConfig, device: torch.device, progress: Progress | None = None) -> Corpus:
@@ -70,17 +70,17 @@ def load_corpus(config: TrainConfig, device: torch.device, progress: Progress | 
             expected="one point per target, at least one in the training split",
             fix="check the masks or the point file of the training split",
         )
-    return Corpus(dataset, train, val, dataset.split_hash(), measure(train))
+    return Corpus(dataset, train, val, dataset.split_hash(), *measure(train))
 
 
-def measure(images: ImageSet) -> Normalization:
+def measure(images: ImageSet) -> tuple[float, float]:
     """Mean of the per-image means, and of the per-image deviations, of images in [0, 1]."""
     means, deviations = [], []
     for number in range(len(images.names)):
         pixels = images.images.image(number).double() / 255.0
         means.append(float(pixels.mean()))
         deviations.append(float(pixels.std(unbiased=False)))
-    return Normalization(mean=float(np.mean(means)), std=max(float(np.mean(deviations)), 1e-3))
+    return float(np.mean(means)), max(float(np.mean(deviations)), 1e-3)
 
 
 def cluster_images(images: ImageSet, count: int | None, seed: int, progress: Progress | None = None) -> Clusters:

@@ -9,8 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigError
-from ..models import SCAM, FrozenVFM, TeacherStudent, create_model, create_vfm
-from .batches import Normalization
+from ..models import (
+    FrozenVFM,
+    TeacherStudent,
+    create_model,
+    create_teacher_student,
+    create_vfm,
+    final_logits,
+)
 from .config import TrainConfig
 from .state_file import load_state, save_state
 
@@ -24,21 +30,25 @@ def build_vfm(config: TrainConfig, device: torch.device) -> FrozenVFM | None:
     return create_vfm(config.vfm, num_layers=config.vfm_layers).to(device)
 
 
-def build_model(config: TrainConfig, vfm: FrozenVFM | None, device: torch.device) -> nn.Module:
-    """The network that `config` trains: a plain backbone, or teacher and student."""
-    backbone = create_model(config.backbone, prior=config.prior)
+def build_model(config: TrainConfig, vfm: FrozenVFM | None, mean: float, std: float) -> nn.Module:
+    """The network that `config` trains, on the CPU: a plain backbone, or teacher and student.
+
+    Args:
+        config: which one.
+        vfm: the frozen model that SCAM is fitted to, or None.
+        mean, std: of the training images in [0, 1]; the network normalises its input by them.
+    """
+    options = {"prior": config.prior, "mean": mean, "std": std}
     if config.method != "semantic-prior":
-        return backbone.to(device)
-    scam = None
-    if vfm is not None:
-        scam = SCAM(
-            embed_dim=vfm.embed_dim,
-            num_layers=vfm.num_layers,
-            stage_channels=backbone.feature_info.channels(),
-            scale=backbone.modulation_scale if config.modulation_scale is None else config.modulation_scale,
-        )
-    other = create_model(config.backbone, prior=config.prior) if config.coupling == "separate" else None
-    return TeacherStudent(backbone, scam, student=other, modulation=config.modulation).to(device)
+        return create_model(config.backbone, **options)
+    return create_teacher_student(
+        config.backbone,
+        vfm,
+        coupling=config.coupling,
+        modulation=config.modulation,
+        scale=config.modulation_scale,
+        **options,
+    )
 
 
 class Detector:
@@ -46,16 +56,12 @@ class Detector:
 
     Args:
         model: a backbone, or `TeacherStudent`.
-        normalization: of the training images.
         vfm: the frozen model that the teacher needs, or None.
         header: what is written with the weights: backbone, method, settings.
     """
 
-    def __init__(
-        self, model: nn.Module, normalization: Normalization, vfm: FrozenVFM | None, header: dict[str, Any]
-    ) -> None:
+    def __init__(self, model: nn.Module, vfm: FrozenVFM | None, header: dict[str, Any]) -> None:
         self.model = model
-        self.normalization = normalization
         self.vfm = vfm
         self.header = header
 
@@ -68,13 +74,11 @@ class Detector:
         """Logits [B, 1, H, W] for float images [B, 1, H, W] in [0, 1], in evaluation mode, without a graph."""
         self.model.eval()
         with torch.no_grad():
-            x = self.normalization(image)
             if not isinstance(self.model, TeacherStudent):
-                return final_logits(self.model(x))
+                return final_logits(self.model(image))
             if role == "student":
-                return final_logits(self.model.student_logits(x))
-            maps = None if self.vfm is None else self.vfm(image)
-            return final_logits(self.model.teacher_logits(x, maps))
+                return self.model.student_logits(image)
+            return self.model.teacher_logits(image, None if self.vfm is None else self.vfm(image))
 
     def save_student(self, path: str | Path) -> None:
         """Write the plain backbone: all that is needed to detect."""
@@ -86,12 +90,7 @@ class Detector:
         save_state(path, {"header": self.header, "weights": dict(self.model.state_dict())}, kind="teacher")
 
 
-def final_logits(output: Any) -> Tensor:
-    """The answer of a network that may also return auxiliary outputs."""
-    return output if isinstance(output, Tensor) else output[0]
-
-
-def make_header(config: TrainConfig, normalization: Normalization, vfm: FrozenVFM | None) -> dict[str, Any]:
+def make_header(config: TrainConfig, vfm: FrozenVFM | None, mean: float, std: float) -> dict[str, Any]:
     """What a weight file says of itself."""
     return {
         "backbone": config.backbone,
@@ -99,10 +98,9 @@ def make_header(config: TrainConfig, normalization: Normalization, vfm: FrozenVF
         "coupling": config.coupling,
         "modulation": config.modulation,
         "vfm": None if vfm is None else vfm.name,
-        "vfm_fingerprint": None if vfm is None else vfm.fingerprint(),
-        "mean": normalization.mean,
-        "std": normalization.std,
-        "channels": normalization.channels,
+        "vfm_fingerprint": None if vfm is None else vfm.fingerprint,
+        "mean": mean,
+        "std": std,
         "config": config.to_dict(),
     }
 
@@ -147,26 +145,26 @@ def load_detector(
             "the checkpoint is of another backbone", where=path, found=header["backbone"], expected=backbone
         )
     config = TrainConfig.from_dict(header["config"])
-    normalization = Normalization(header["mean"], header["std"], header["channels"])
+    mean, std = header["mean"], header["std"]
     target = torch.device(device)
     frozen: FrozenVFM | None = None
     if role == "student":
-        model: nn.Module = create_model(header["backbone"], prior=config.prior)
+        model: nn.Module = create_model(header["backbone"], mean=mean, std=std)
     else:
         if header["vfm"] is not None:
             frozen = create_vfm(vfm or config.vfm, num_layers=config.vfm_layers)
-            if frozen.fingerprint() != header["vfm_fingerprint"]:
+            if frozen.fingerprint != header["vfm_fingerprint"]:
                 raise CheckpointError(
                     "the teacher was trained with another frozen model",
                     where=path,
-                    found=f"{frozen.name} ({frozen.fingerprint()[:12]})",
+                    found=f"{frozen.name} ({frozen.fingerprint[:12]})",
                     expected=f"{header['vfm']} ({header['vfm_fingerprint'][:12]})",
                     fix="give the same weights with --vfm",
                 )
             frozen = frozen.to(target)
-        model = build_model(config, frozen, torch.device("cpu"))
+        model = build_model(config, frozen, mean, std)
     load_weights(model, state["weights"], path)
-    return Detector(model.to(target).eval(), normalization, frozen, header)
+    return Detector(model.to(target).eval(), frozen, header)
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:

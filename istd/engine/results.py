@@ -73,7 +73,7 @@ def describe_run(run: Trainer) -> dict[str, Any]:
         "selection": {"rule": run.selection, "epoch": position.best_epoch + 1, "score": position.best_score},
         "vfm": None
         if run.vfm is None
-        else {"name": run.vfm.name, "random": run.vfm.is_random, "fingerprint": run.vfm.fingerprint()},
+        else {"name": run.vfm.name, "random": run.vfm.is_random, "fingerprint": run.vfm.fingerprint},
         "seconds": round(position.seconds, 1),
         "device": str(run.device),
         "threads": torch.get_num_threads(),

@@ -1,4 +1,4 @@
-"""Settings of the machine: where to run, and what makes the CPU waste less time."""
+"""Settings of the machine: where to run, repeatable kernels, and an allocator that wastes less time."""
 
 from __future__ import annotations
 
@@ -14,15 +14,6 @@ from ..errors import ConfigError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEEP_BYTES = 1 << 30
-
-
-def set_environment() -> None:
-    """Set what OpenMP reads when it is loaded; call before torch is imported, user's settings win.
-
-    Waiting threads that spin slow down everything else on a busy machine (a seven-fold slower evaluation
-    was measured with one of two cores taken).
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def tune_allocator() -> bool:

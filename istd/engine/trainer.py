@@ -133,7 +133,7 @@ class Trainer:
         self.selection = self._selection()
         self.vfm = build_vfm(config, self.device)
         seed_torch(config.seed, "model")
-        model = build_model(config, self.vfm, self.device)
+        model = build_model(config, self.vfm, self.corpus.mean, self.corpus.std).to(self.device)
         self.clusters = torch.zeros(len(self.corpus.train.names), dtype=torch.int64, device=self.device)
         count = 1
         if config.method == "semantic-prior":
@@ -141,9 +141,8 @@ class Trainer:
             self.clusters = torch.as_tensor(found.assignment, dtype=torch.int64, device=self.device)
             count = found.num_clusters
         self.method: Method = self._method(model, count)
-        self.detector = Detector(
-            model, self.corpus.normalization, self.vfm, make_header(config, self.corpus.normalization, self.vfm)
-        )
+        header = make_header(config, self.vfm, self.corpus.mean, self.corpus.std)
+        self.detector = Detector(model, self.vfm, header)
         state = self._saved_state()
         self.labels: LabelState | None = None
         if state is not None:
@@ -238,7 +237,6 @@ class Trainer:
             held_out = prepare(
                 val.batch(epoch, step),
                 torch.zeros(len(self.corpus.val.names), dtype=torch.int64, device=self.device),
-                self.corpus.normalization,
                 self.vfm,
             )
             infos.append(self.method.outer_step(self._prepare(train.batch(epoch, step)), held_out))
@@ -314,7 +312,7 @@ class Trainer:
         )
 
     def _prepare(self, batch: Batch) -> TrainBatch:
-        return prepare(batch, self.clusters, self.corpus.normalization, self.vfm)
+        return prepare(batch, self.clusters, self.vfm)
 
     def _label_record(self) -> dict[str, float]:
         if self.labels is None:

@@ -23,7 +23,7 @@ from torch import Tensor
 import bilevel
 
 from ...losses import gate_penalty, kd_loss, task_loss
-from ...models import TeacherStudent
+from ...models import TeacherStudent, detach
 from ..batches import TrainBatch
 from ..config import TrainConfig
 from .base import Method
@@ -54,21 +54,21 @@ class SemanticPrior(Method):
     def inner_loss(self, model: TeacherStudent, weights: bilevel.ClusterWeights, batch: TrainBatch) -> Tensor:
         """The inner loss of a batch (DESIGN: "The bilevel problem"); a scalar."""
         config, kind = self.config, self.config.loss_name
-        teacher, student = model(batch.image, batch.maps)
+        fixed: Literal["student"] | None = None if config.student_weight else "student"
+        teacher, student = model(batch.image, batch.maps, fixed=fixed)
         per_sample = task_loss(teacher, batch.label, kind=kind)
-        per_sample = per_sample + config.distill_teacher * kd_loss(student.detach(), teacher)
+        per_sample = per_sample + config.distill_teacher * kd_loss(detach(student), teacher)
         if config.student_weight:
-            own = task_loss(student, batch.label, kind=kind) + kd_loss(student, teacher.detach())
+            own = task_loss(student, batch.label, kind=kind) + kd_loss(student, detach(teacher))
             per_sample = per_sample + config.student_weight * own
         loss = (weights(batch.cluster) * per_sample).mean()
-        gate = model.gate
-        return loss if gate is None else loss + config.gate_l1 * gate_penalty(gate)
+        return loss if model.scam is None else loss + config.gate_l1 * gate_penalty(model.scam.gate)
 
     def outer_loss(self, model: TeacherStudent, weights: bilevel.ClusterWeights, batch: TrainBatch) -> Tensor:
         """The outer loss of a held-out batch, unweighted: weights cannot lower it by looking away."""
-        teacher, student = model(batch.image, batch.maps)
+        teacher, student = model(batch.image, batch.maps, fixed="teacher")
         kind = self.config.loss_name
-        return (task_loss(student, batch.label, kind=kind) + kd_loss(student, teacher.detach())).mean()
+        return (task_loss(student, batch.label, kind=kind) + kd_loss(student, teacher)).mean()
 
     def train_step(self, batch: TrainBatch) -> Tensor:
         """Take one inner step."""

@@ -1,0 +1,53 @@
+"""`istd`: one command with subcommands, one file each. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import typer
+from rich.console import Console
+
+from ..errors import IstdError
+from .demo import demo
+from .eval import evaluate_run
+from .predict import predict
+from .train import train
+
+app = typer.Typer(
+    name="istd",
+    help="Infrared small target detection from one point per target. Start with: istd demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo)
+app.command("train")(train)
+app.command("eval")(evaluate_run)
+app.command("predict")(predict)
+
+
+def run() -> int:
+    """Run the command line; the exit code: 0 well, 2 for an error the user can mend, 130 for Ctrl-C."""
+    console = Console(stderr=True)
+    try:
+        code = app(standalone_mode=False)
+    except IstdError as error:
+        console.print(f"[bold red]error[/bold red] {error}", highlight=False)
+        return 2
+    except KeyboardInterrupt:
+        console.print("[yellow]stopped; what was done is saved. `--resume` goes on with a training run.[/yellow]")
+        return 130
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except typer.Abort:
+        return 130
+    except Exception as error:
+        if isinstance(error, _usage_error()):
+            error.show()  # type: ignore[attr-defined]
+            return 2
+        raise
+    return code if isinstance(code, int) else 0
+
+
+def _usage_error() -> type[Exception]:
+    import click
+
+    return click.ClickException

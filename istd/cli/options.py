@@ -1,0 +1,74 @@
+"""Options with one name and one meaning in every command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="Folder of a dataset (SIRST v1: images/, masks/, idx_427/) or a packed .h5 file.",
+        rich_help_panel="What",
+    ),
+]
+MethodOption = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        help="full (trains on masks), pal (labels grown from points) or semantic-prior (teacher and student).",
+        rich_help_panel="What",
+    ),
+]
+Backbone = Annotated[
+    str, typer.Option("--backbone", help="Detection network: mlclnet or alclnet.", rich_help_panel="What")
+]
+Vfm = Annotated[
+    str,
+    typer.Option(
+        "--vfm",
+        help="Frozen vision foundation model of the teacher: a timm name, a weight file (ARCH:FILE), "
+        "'random' (random weights, for trying things only) or 'none'.",
+        rich_help_panel="What",
+    ),
+]
+Hypergradient = Annotated[
+    str,
+    typer.Option(
+        "--hypergradient",
+        help="How the cluster weights are learned: gauss-newton, unrolled, implicit or off.",
+        rich_help_panel="What",
+    ),
+]
+Epochs = Annotated[
+    int,
+    typer.Option("--epochs", min=1, help="Passes over the training images; phases scale with it.", rich_help_panel="Budget"),
+]
+Crop = Annotated[
+    int, typer.Option("--crop", min=16, help="Side of the training crops, in pixels.", rich_help_panel="Budget")
+]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", min=1, help="Crops per training step.", rich_help_panel="Budget")
+]
+Seed = Annotated[
+    int, typer.Option("--seed", help="Same seed, same machine: the same result, bit for bit.", rich_help_panel="Budget")
+]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write to.", rich_help_panel="Where")]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on with the run in --out from its last checkpoint; its own configuration counts.",
+        rich_help_panel="Where",
+    ),
+]
+Device = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel="Where")
+]
+Run = Annotated[Path, typer.Argument(help="Run folder that `istd train` wrote, or a weight file in it.", metavar="RUN")]
+Role = Annotated[
+    str, typer.Option("--role", help="Whose answer: student (the deployed network) or teacher.", rich_help_panel="What")
+]

@@ -1,0 +1,62 @@
+"""Results as tables in the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ..engine import RunFolder
+
+_COLUMNS = (("IoU", "iou"), ("nIoU", "niou"), ("Pd", "pd"), ("Fa ·1e-6", "fa"), ("F1", "f1"))
+
+
+def metrics_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
+    """One line a detector: IoU, nIoU, Pd, false-alarm area per million pixels, F1."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for heading, _ in _COLUMNS:
+        table.add_column(heading, justify="right")
+    for name, values in rows.items():
+        cells = [f"{values[key] * 1e6:.1f}" if key == "fa" else f"{values[key]:.4f}" for _, key in _COLUMNS]
+        table.add_row(name, *cells)
+    return table
+
+
+def results_table(results: dict[str, Any]) -> Table:
+    """The figures of a finished run; what the reader must know about them stands below."""
+    config = results["config"]
+    rows = {}
+    for split in ("test", "val"):
+        for role, values in results["metrics"].get(split, {}).items():
+            rows[f"{role} ({split})"] = values
+    table = metrics_table(f"{config['method']} · {config['backbone']} · against the masks", rows)
+    notes = [f"selected by {results['selection']['rule']} at epoch {results['selection']['epoch']}"]
+    if results["vfm"] is not None:
+        notes.append(f"teacher sees {results['vfm']['name']}")
+        if results["vfm"]["random"]:
+            notes.append("[bold yellow]whose weights are RANDOM: no semantic prior, figures are not the method's[/bold yellow]")
+    elif config["method"] == "semantic-prior":
+        notes.append("no vision foundation model")
+    table.caption = "\n".join(notes)
+    table.caption_justify = "left"
+    return table
+
+
+def show_files(console: Console, folder: RunFolder) -> None:
+    """Say where the results and pictures are."""
+    console.print("\nwritten:")
+    for path, what in (
+        (folder.results, "results, protocol and versions"),
+        (folder.per_image, "one line per test image"),
+        (folder.overlays, "what the student finds"),
+        (folder.curves, "training curves"),
+        (folder.gallery, "how the labels evolved"),
+        (folder.labels, "every version of the labels"),
+        (folder.student, "the detector, for `istd predict`"),
+        (folder.log, "log"),
+    ):
+        if path.exists():
+            console.print(f"  {path}  [dim]{what}[/dim]", highlight=False, soft_wrap=True)

@@ -1,0 +1,130 @@
+"""`istd train`: train a detector into a run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from . import options as opt
+from .tables import results_table, show_files
+
+DEFAULT_VFM = "vit_small_plus_patch16_dinov3.lvd1689m"
+
+
+def train(
+    context: typer.Context,
+    data: opt.Data = "",
+    method: opt.MethodOption = "semantic-prior",
+    backbone: opt.Backbone = "mlclnet",
+    vfm: opt.Vfm = DEFAULT_VFM,
+    hypergradient: opt.Hypergradient = "gauss-newton",
+    epochs: opt.Epochs = 300,
+    crop: opt.Crop = 256,
+    batch_size: opt.BatchSize = 16,
+    seed: opt.Seed = 0,
+    out: opt.Out = Path("runs/train"),
+    resume: opt.Resume = False,
+    device: opt.Device = "auto",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any other setting, for example --set lr=5e-4 --set label_init=canny --set coupling=separate. "
+            "Give it as often as needed; `--set help` lists all.",
+            rich_help_panel="More",
+        ),
+    ] = None,
+) -> None:
+    """Train a detector, from one point per target or from masks, and evaluate it on the test split.
+
+    Everything goes into the folder --out: configuration, log, checkpoints, labels, results and pictures.
+    Ctrl-C saves and stops; the same command with --resume goes on, with the same result as if it had never
+    been stopped.
+    """
+    from ..engine import TrainConfig, Trainer, tune_allocator
+    from ..errors import ConfigError
+
+    console = Console()
+    if settings and "help" in settings:
+        _list_settings(console, TrainConfig)
+        return
+    given = {
+        "data": data,
+        "method": method,
+        "backbone": backbone,
+        "vfm": vfm,
+        "hypergradient": hypergradient,
+        "epochs": epochs,
+        "crop": crop,
+        "batch_size": batch_size,
+        "seed": seed,
+        "device": device,
+        **_parse_settings(settings or [], TrainConfig),
+    }
+    tuned = tune_allocator()
+    if resume:
+        explicit = {
+            name: value
+            for name, value in given.items()
+            if name not in ("device", "data", *_COMMAND_OPTIONS) or _explicit(context, name)
+        }
+        trainer = Trainer(None, out, resume=True, console=console)
+        _check_same(trainer.config, explicit)
+    else:
+        if not data:
+            raise ConfigError("--data is missing", expected="the folder of a dataset, or a packed .h5 file")
+        trainer = Trainer(TrainConfig(**given), out, console=console)
+    console.print(f"training in [bold]{out}[/bold]" + (" [dim](allocator tuned)[/dim]" if tuned else ""))
+    results = trainer.fit()
+    console.print(results_table(results))
+    show_files(console, trainer.folder)
+
+
+_COMMAND_OPTIONS = ("method", "backbone", "vfm", "hypergradient", "epochs", "crop", "batch_size", "seed")
+
+
+def _explicit(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _check_same(config: Any, explicit: dict[str, Any]) -> None:
+    from ..errors import ConfigError
+
+    different = {name: value for name, value in explicit.items() if getattr(config, name) != value}
+    if different:
+        raise ConfigError(
+            "a resumed run keeps its configuration",
+            found=", ".join(f"{name}={value}" for name, value in different.items()),
+            expected=", ".join(f"{name}={getattr(config, name)}" for name in different),
+            fix="leave these options away, or start a new run in another --out",
+        )
+
+
+def _parse_settings(settings: list[str], config: Any) -> dict[str, Any]:
+    from ..errors import ConfigError
+
+    fields = {item.name for item in dataclasses.fields(config)}
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, separator, text = setting.partition("=")
+        name = name.strip().replace("-", "_")
+        if not separator or name not in fields:
+            raise ConfigError("--set does not know this", found=setting, expected="NAME=VALUE; see --set help")
+        try:
+            values[name] = json.loads(text)
+        except json.JSONDecodeError:
+            values[name] = None if text.lower() == "none" else text
+    return values
+
+
+def _list_settings(console: Console, config: Any) -> None:
+    for item in dataclasses.fields(config):
+        default = "required" if item.default is dataclasses.MISSING else item.default
+        console.print(f"[bold]{item.name}[/bold] = {default}  [dim]{item.type}[/dim]")

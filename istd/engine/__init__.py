@@ -1,0 +1,34 @@
+"""Training, evaluation and prediction: the loop that joins data, models, labels and `bilevel`."""
+
+from .config import TrainConfig
+from .corpus import Corpus, cluster_images, load_corpus, packed
+from .detector import Detector, load_detector
+from .evaluation import evaluate, probability_maps
+from .prediction import Predictions, find_images, predict_images
+from .run_folder import RunFolder, read_lines
+from .runtime import choose_device, tune_allocator, versions
+from .state_file import load_state, save_state
+from .trainer import Trainer
+
+__all__ = [
+    "Corpus",
+    "Detector",
+    "Predictions",
+    "RunFolder",
+    "TrainConfig",
+    "Trainer",
+    "choose_device",
+    "cluster_images",
+    "evaluate",
+    "find_images",
+    "load_corpus",
+    "load_detector",
+    "load_state",
+    "packed",
+    "predict_images",
+    "probability_maps",
+    "read_lines",
+    "save_state",
+    "tune_allocator",
+    "versions",
+]
