@@ -41,9 +41,9 @@ class FrozenVFM(nn.Module):
     Args:
         source: the ViT and where it came from (`create_vfm` makes it).
         num_layers: K, how many of the last blocks to return; None for all.
-        norm: apply the ViT's final normalisation, if it has one, to every map. Hidden states of ViTs grow with depth and
-            carry a few huge channels; normalised, all K maps are on one scale, so equal fusion weights
-            mean equal shares.
+        norm: apply the ViT's final normalisation, if it has one, to every map. Hidden states of ViTs grow
+            with depth and carry a few huge channels; normalised, all K maps are on one scale, so equal
+            fusion weights mean equal shares.
 
     Attributes:
         name: the timm architecture, or the class of a module that was passed in.
