@@ -33,7 +33,9 @@ def run() -> int:
         console.print(f"[bold red]error[/bold red] {error}", highlight=False)
         return 2
     except KeyboardInterrupt:
-        console.print("[yellow]stopped; what was done is saved. `--resume` goes on with a training run.[/yellow]")
+        console.print(
+            "[yellow]stopped; what was done is saved. `--resume` goes on with a training run.[/yellow]"
+        )
         return 130
     except typer.Exit as stop:
         return int(stop.exit_code)

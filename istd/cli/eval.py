@@ -19,14 +19,18 @@ def evaluate_run(
         str, typer.Option("--split", help="Which images: test, val or train.", rich_help_panel="What")
     ] = "test",
     backbone: Annotated[
-        str, typer.Option("--backbone", help="Refuse a checkpoint of another network.", rich_help_panel="What")
+        str,
+        typer.Option("--backbone", help="Refuse a checkpoint of another network.", rich_help_panel="What"),
     ] = "",
     vfm: Annotated[
         str,
-        typer.Option("--vfm", help="Where the teacher's frozen model lies, if elsewhere now.", rich_help_panel="What"),
+        typer.Option(
+            "--vfm", help="Where the teacher's frozen model lies, if elsewhere now.", rich_help_panel="What"
+        ),
     ] = "",
     out: Annotated[
-        Path | None, typer.Option("--out", help="Also write the figures to this JSON file.", rich_help_panel="Where")
+        Path | None,
+        typer.Option("--out", help="Also write the figures to this JSON file.", rich_help_panel="Where"),
     ] = None,
     device: opt.Device = "auto",
 ) -> None:

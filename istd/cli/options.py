@@ -39,22 +39,31 @@ Hypergradient = Annotated[
     str,
     typer.Option(
         "--hypergradient",
-        help="How the cluster weights are learned: gauss-newton, unrolled, implicit or off.",
+        help="How cluster weights are learned: gauss-newton, unrolled, implicit or off.",
         rich_help_panel="What",
     ),
 ]
 Epochs = Annotated[
     int,
-    typer.Option("--epochs", min=1, help="Passes over the training images; phases scale with it.", rich_help_panel="Budget"),
+    typer.Option(
+        "--epochs",
+        min=1,
+        help="Passes over the training images; phases scale with it.",
+        rich_help_panel="Budget",
+    ),
 ]
 Crop = Annotated[
-    int, typer.Option("--crop", min=16, help="Side of the training crops, in pixels.", rich_help_panel="Budget")
+    int,
+    typer.Option("--crop", min=16, help="Side of the training crops, in pixels.", rich_help_panel="Budget"),
 ]
 BatchSize = Annotated[
     int, typer.Option("--batch-size", min=1, help="Crops per training step.", rich_help_panel="Budget")
 ]
 Seed = Annotated[
-    int, typer.Option("--seed", help="Same seed, same machine: the same result, bit for bit.", rich_help_panel="Budget")
+    int,
+    typer.Option(
+        "--seed", help="Same seed, same machine: the same result, bit for bit.", rich_help_panel="Budget"
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write to.", rich_help_panel="Where")]
 Resume = Annotated[
@@ -65,10 +74,13 @@ Resume = Annotated[
         rich_help_panel="Where",
     ),
 ]
-Device = Annotated[
-    str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel="Where")
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel="Where")]
+Run = Annotated[
+    Path, typer.Argument(help="Run folder that `istd train` wrote, or a weight file in it.", metavar="RUN")
 ]
-Run = Annotated[Path, typer.Argument(help="Run folder that `istd train` wrote, or a weight file in it.", metavar="RUN")]
 Role = Annotated[
-    str, typer.Option("--role", help="Whose answer: student (the deployed network) or teacher.", rich_help_panel="What")
+    str,
+    typer.Option(
+        "--role", help="Whose answer: student (the deployed network) or teacher.", rich_help_panel="What"
+    ),
 ]

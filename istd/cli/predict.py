@@ -13,7 +13,9 @@ from . import options as opt
 
 def predict(
     run: opt.Run,
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGES...")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGES...")
+    ],
     out: opt.Out = Path("runs/predict"),
     role: opt.Role = "student",
     threshold: Annotated[
@@ -21,7 +23,9 @@ def predict(
         typer.Option("--threshold", min=0.0, max=1.0, help="Probability above which a pixel is target."),
     ] = 0.5,
     backbone: Annotated[str, typer.Option("--backbone", help="Refuse a checkpoint of another network.")] = "",
-    vfm: Annotated[str, typer.Option("--vfm", help="Where the teacher's frozen model lies, if elsewhere now.")] = "",
+    vfm: Annotated[
+        str, typer.Option("--vfm", help="Where the teacher's frozen model lies, if elsewhere now.")
+    ] = "",
     device: opt.Device = "auto",
 ) -> None:
     """Write masks/, overlays/ and targets.csv (image, x, y, area, score) for a folder of images.
@@ -47,7 +51,7 @@ def predict(
             progress=lambda count, total: bars.advance(f"detecting {count}/{total}"),
         )
     console.print(f"{len(done.targets)} targets in {done.images} images; written to [bold]{out}[/bold]")
-    for path, error in done.failures:
+    for _, error in done.failures:
         console.print(f"[red]left out[/red] {error}", highlight=False)
     if done.failures:
         raise typer.Exit(1)

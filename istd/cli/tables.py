@@ -37,7 +37,9 @@ def results_table(results: dict[str, Any]) -> Table:
     if results["vfm"] is not None:
         notes.append(f"teacher sees {results['vfm']['name']}")
         if results["vfm"]["random"]:
-            notes.append("[bold yellow]whose weights are RANDOM: no semantic prior, figures are not the method's[/bold yellow]")
+            notes.append(
+                "[bold yellow]whose weights are RANDOM: these are not the method's figures[/bold yellow]"
+            )
     elif config["method"] == "semantic-prior":
         notes.append("no vision foundation model")
     table.caption = "\n".join(notes)

@@ -35,8 +35,8 @@ def train(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="Any other setting, for example --set lr=5e-4 --set label_init=canny --set coupling=separate. "
-            "Give it as often as needed; `--set help` lists all.",
+            help="Any other setting, such as --set lr=5e-4 --set label_init=canny --set coupling=separate; "
+            "as often as needed. `--set help` lists all.",
             rich_help_panel="More",
         ),
     ] = None,
@@ -116,7 +116,9 @@ def _parse_settings(settings: list[str], config: Any) -> dict[str, Any]:
         name, separator, text = setting.partition("=")
         name = name.strip().replace("-", "_")
         if not separator or name not in fields:
-            raise ConfigError("--set does not know this", found=setting, expected="NAME=VALUE; see --set help")
+            raise ConfigError(
+                "--set does not know this", found=setting, expected="NAME=VALUE; see --set help"
+            )
         try:
             values[name] = json.loads(text)
         except json.JSONDecodeError:

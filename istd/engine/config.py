@@ -95,11 +95,21 @@ class TrainConfig:
                     expected=" | ".join(map(str, choices)),
                 )
         if self.backbone not in list_models():
-            raise ConfigError("--backbone is unknown", found=self.backbone, expected=" | ".join(list_models()))
-        for name, low in (("epochs", 1), ("crop", 16), ("batch_size", 1), ("outer_steps", 1), ("unroll_steps", 1)):
+            raise ConfigError(
+                "--backbone is unknown", found=self.backbone, expected=" | ".join(list_models())
+            )
+        for name, low in (
+            ("epochs", 1),
+            ("crop", 16),
+            ("batch_size", 1),
+            ("outer_steps", 1),
+            ("unroll_steps", 1),
+        ):
             if getattr(self, name) < low:
                 raise ConfigError(
-                    f"--{name.replace('_', '-')} is too small", found=getattr(self, name), expected=f"at least {low}"
+                    f"--{name.replace('_', '-')} is too small",
+                    found=getattr(self, name),
+                    expected=f"at least {low}",
                 )
         for name in ("target_fraction", "evolve_start", "mine_until", "val_fraction"):
             if not 0.0 <= getattr(self, name) <= 1.0:

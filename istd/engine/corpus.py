@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..clusters import Clusters, describe, fit_clusters
-from ..data import Dataset, ImageSet, PackedDataset, load_split, open_dataset, pack
+from ..data import Dataset, ImageSet, PackedDataset, load_names, open_dataset, pack
 from ..errors import DataError
 from .config import TrainConfig
 from .seeding import derive_seed
@@ -60,8 +60,8 @@ def load_corpus(config: TrainConfig, device: torch.device, progress: Progress | 
         train_names = [name for name in train_names if name not in held_out]
     if not train_names:
         raise DataError("there are no training images", where=config.data, expected="a train split")
-    train = load_split(dataset, train_names, device=device)
-    val = load_split(dataset, val_names, device=device)
+    train = load_names(dataset, train_names, device)
+    val = load_names(dataset, val_names, device)
     if not any(len(points) for points in train.points):
         raise DataError(
             "no training image has a point",
@@ -83,7 +83,9 @@ def measure(images: ImageSet) -> tuple[float, float]:
     return float(np.mean(means)), max(float(np.mean(deviations)), 1e-3)
 
 
-def cluster_images(images: ImageSet, count: int | None, seed: int, progress: Progress | None = None) -> Clusters:
+def cluster_images(
+    images: ImageSet, count: int | None, seed: int, progress: Progress | None = None
+) -> Clusters:
     """Describe and cluster training images; nothing of other splits is looked at."""
     rows = []
     for number in range(len(images.names)):

@@ -38,7 +38,7 @@ def build_model(config: TrainConfig, vfm: FrozenVFM | None, mean: float, std: fl
         vfm: the frozen model that SCAM is fitted to, or None.
         mean, std: of the training images in [0, 1]; the network normalises its input by them.
     """
-    options = {"prior": config.prior, "mean": mean, "std": std}
+    options: dict[str, Any] = {"prior": config.prior, "mean": mean, "std": std}
     if config.method != "semantic-prior":
         return create_model(config.backbone, **options)
     return create_teacher_student(
@@ -71,7 +71,7 @@ class Detector:
         return isinstance(self.model, TeacherStudent)
 
     def logits(self, image: Tensor, role: str = "student") -> Tensor:
-        """Logits [B, 1, H, W] for float images [B, 1, H, W] in [0, 1], in evaluation mode, without a graph."""
+        """Logits [B, 1, H, W] for images, float [B, 1, H, W] in [0, 1]; in evaluation mode, without a graph."""
         self.model.eval()
         with torch.no_grad():
             if not isinstance(self.model, TeacherStudent):

@@ -23,7 +23,7 @@ def probability_maps(
     progress: Callable[[int, int], None] | None = None,
     only: list[int] | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield (number of the image, float32 [H, W] of probabilities), one image at a time at its native size."""
+    """Yield (number of the image, probabilities float32 [H, W]), one image at a time, at its native size."""
     numbers = range(len(images.names)) if only is None else only
     for done, number in enumerate(numbers):
         image = images.images.image(number)[None, None].float() / 255.0
@@ -47,7 +47,9 @@ def evaluate(
         DataError: an image of the split has no mask.
     """
     if images.masks is None:
-        raise DataError("the split has images without masks", expected="a mask for every image to evaluate on")
+        raise DataError(
+            "the split has images without masks", expected="a mask for every image to evaluate on"
+        )
     metrics = DetectionMetrics(convention)
     for number, probability in probability_maps(predict, images, progress):
         metrics.update(probability[None, None], images.masks.image(number)[None, None])

@@ -13,11 +13,12 @@ from ..data import ImageSet
 from ..labels import (
     EvolutionSettings,
     LabelStore,
+    MiningSettings,
     evolve,
     initialize,
     is_selected,
     merge_with_points,
-    missed_point_bound,
+    missed_bound,
 )
 from ..ragged import RaggedImages
 from .config import TrainConfig
@@ -65,41 +66,40 @@ def start_labels(path: Path, corpus: Corpus, config: TrainConfig, device: torch.
     pool = np.array([labels.enters_pool() for labels in train])
     if not any(pool[number] and len(points) for number, points in enumerate(corpus.train.points)):
         pool[:] = True
-    names = (*corpus.train.names, *corpus.val.names)
-    masks = [labels.mask for labels in (*train, *val)]
     store = LabelStore.create(
         path,
-        names=names,
-        sizes=[mask.shape for mask in masks],
-        metadata={"label_init": config.label_init, "lock": config.lock, "split_hash": corpus.split_hash},
-    )
-    store.commit(
-        epoch=-1,
-        changes=dict(zip(names, masks, strict=True)),
-        pool=dict(zip(corpus.train.names, map(bool, pool), strict=True)),
+        names=(*corpus.train.names, *corpus.val.names),
+        labels=[labels.mask for labels in (*train, *val)],
+        pool=np.concatenate([pool, np.ones(len(val), np.bool_)]),
+        settings={"label_init": config.label_init, "lock": config.lock, "split_hash": corpus.split_hash},
         note=f"initialised: {config.label_init}",
+        overwrite=True,
     )
     return _in_memory(store, corpus, device)
 
 
 def resume_labels(path: Path, version: int, corpus: Corpus, device: torch.device) -> LabelState:
-    """Go back to the labels of `version`; later versions, which the resumed run has not reached, are dropped."""
-    store = LabelStore.open(path)
-    store.check(
+    """Go back to the labels of `version`; later versions, which the resumed run has not reached, are dropped.
+
+    Raises:
+        LabelError: no such file or version; damaged; of other images.
+    """
+    store = LabelStore.open(
+        path,
         names=(*corpus.train.names, *corpus.val.names),
-        sizes=[tuple(size) for split in (corpus.train, corpus.val) for size in split.images.sizes],
+        sizes=[size for split in (corpus.train, corpus.val) for size in split.images.sizes],
     )
     store.truncate(version)
     return _in_memory(store, corpus, device)
 
 
 def _in_memory(store: LabelStore, corpus: Corpus, device: torch.device) -> LabelState:
-    labels, pool = store.labels(), store.pool()
+    labels, count = store.labels(), len(corpus.train.names)
     return LabelState(
         store=store,
-        train=RaggedImages.from_arrays([labels[name] for name in corpus.train.names], torch.float32, device),
-        val=RaggedImages.from_arrays([labels[name] for name in corpus.val.names], torch.float32, device),
-        pool=np.array([pool[name] for name in corpus.train.names]),
+        train=RaggedImages.from_arrays(labels[:count], torch.float32, device),
+        val=RaggedImages.from_arrays(labels[count:], torch.float32, device),
+        pool=store.pool()[:count],
     )
 
 
@@ -130,7 +130,7 @@ def update_labels(
                 labels.set_image(number, after)
                 changes[images.names[number]] = after
     mined = _mine(state, corpus, config, epoch, predict, changes, progress)
-    pool = dict(zip(corpus.train.names, map(bool, state.pool), strict=True))
+    pool = np.concatenate([state.pool, np.ones(len(corpus.val.names), np.bool_)])
     state.store.commit(epoch=epoch, changes=changes, pool=pool, note=f"evolved, {mined} mined")
     return {"labels_changed": float(len(changes)), "mined": float(mined)}
 
@@ -145,17 +145,17 @@ def _mine(
     progress: Progress | None,
 ) -> int:
     waiting = np.flatnonzero(~state.pool).tolist()
-    last = int(config.mine_until * config.epochs)
-    if not waiting or epoch > last:
+    if not waiting or epoch > config.mine_until * config.epochs:
         return 0
-    bound = missed_point_bound(epoch, start=config.evolve_start * config.epochs, stop=last)
+    settings = MiningSettings(stop=config.mine_until)
+    bound = missed_bound(epoch, config.epochs, int(config.evolve_start * config.epochs), settings)
     report = None if progress is None else _titled(progress, "mining waiting images")
     mined = 0
     for number, probability in probability_maps(predict, corpus.train, report, only=waiting):
         found = probability.cpu().numpy() > 0.5
         points = corpus.train.points[number]
-        if is_selected(points, found, missed_bound=bound):
-            label = merge_with_points(found, points).astype(np.float32)
+        if is_selected(points, found, missed_bound=bound, settings=settings):
+            label = merge_with_points(found, points)
             state.train.set_image(number, label)
             state.pool[number] = True
             changes[corpus.train.names[number]] = label

@@ -58,7 +58,7 @@ class Bars:
         self._progress.stop()
 
     def __call__(self, title: str, done: int, total: int) -> None:
-        """Show that `done` of `total` pieces of `title` are done. Raises `KeyboardInterrupt` if asked to stop."""
+        """Show how much of `title` is done; raises `KeyboardInterrupt` if asked to stop."""
         if self.should_stop():
             raise KeyboardInterrupt
         if self._inner is None or self._inner_title != title:

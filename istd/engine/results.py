@@ -31,13 +31,15 @@ def finish_run(run: Trainer) -> dict[str, Any]:
 
     This is the only place that looks at the test split, after everything has been chosen.
     """
-    kind, path = ("teacher", run.folder.teacher) if run.detector.has_teacher else ("student", run.folder.student)
+    kind, path = (
+        ("teacher", run.folder.teacher) if run.detector.has_teacher else ("student", run.folder.student)
+    )
     load_weights(run.detector.model, load_state(path, kind=kind, device=run.device)["weights"], path)
     results = describe_run(run)
     test_names = run.corpus.dataset.splits.get("test", ())
     shown = run.corpus.val
     if test_names:
-        test = load_split(run.corpus.dataset, test_names, device=run.device)
+        test = load_split(run.corpus.dataset, "test", device=run.device)
         shown = test
         if test.masks is not None:
             results["metrics"]["test"] = score_roles(run.detector, test, run, run.folder.per_image)
@@ -85,13 +87,15 @@ def describe_run(run: Trainer) -> dict[str, Any]:
             "iou_train": label_quality(run.labels.train, run.corpus.train, run.labels.pool_indices),
             "iou_val": label_quality(run.labels.val, run.corpus.val),
             "pool": len(run.labels.pool_indices),
-            "versions": run.labels.store.version + 1,
+            "versions": run.labels.store.latest + 1,
         }
     return description
 
 
-def score_roles(detector: Detector, images: ImageSet, run: Trainer, table: Path | None = None) -> dict[str, Any]:
-    """Metrics of the student, and of the teacher where there is one; the student's per-image table to `table`."""
+def score_roles(
+    detector: Detector, images: ImageSet, run: Trainer, table: Path | None = None
+) -> dict[str, Any]:
+    """Metrics of the student, and of the teacher if any; the student's per-image table goes to `table`."""
     scores: dict[str, Any] = {}
     for role in ("student", "teacher") if detector.has_teacher else ("student",):
         scores[role], rows = evaluate(
@@ -132,15 +136,22 @@ def make_overlays(detector: Detector, images: ImageSet, count: int = 12) -> list
 
 
 def make_strips(run: Trainer, count: int = 8, columns: int = 6, half: int = 16) -> list[LabelStrip]:
-    """Windows around points of training images whose labels changed most, through the versions of the store."""
+    """Windows around points of the images whose labels changed most, through the versions of the store."""
     assert run.labels is not None
     history = run.labels.store.history()
     chosen = np.unique(np.linspace(0, len(history) - 1, columns).round().astype(int)).tolist()
-    every = [(_heading(history[version].epoch), run.labels.store.labels(version)) for version in chosen]
+    store = run.labels.store
+    every = [
+        (
+            f"epoch {history[version].epoch}" if version else "start",
+            dict(zip(store.names, store.labels(version), strict=True)),
+        )
+        for version in chosen
+    ]
     first, last = every[0][1], every[-1][1]
     train = run.corpus.train
     change = [float(np.abs(first[name] - last[name]).sum()) for name in train.names]
-    strips = []
+    strips: list[LabelStrip] = []
     for number in np.argsort(change, kind="stable")[::-1].tolist():
         points = train.points[number]
         if len(strips) == count or not len(points):
@@ -158,7 +169,3 @@ def make_strips(run: Trainer, count: int = 8, columns: int = 6, half: int = 16) 
             )
         )
     return strips
-
-
-def _heading(epoch: int) -> str:
-    return "start" if epoch < 0 else f"epoch {epoch + 1}"

@@ -62,7 +62,16 @@ def make_deterministic() -> None:
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    packages = ("bilevel-istd", "torch", "torchopt", "timm", "kornia", "numpy", "opencv-python-headless", "scikit-learn")
+    packages = (
+        "bilevel-istd",
+        "torch",
+        "torchopt",
+        "timm",
+        "kornia",
+        "numpy",
+        "opencv-python-headless",
+        "scikit-learn",
+    )
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for package in packages:
         try:

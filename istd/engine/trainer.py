@@ -24,7 +24,7 @@ from ..ragged import RaggedImages
 from .batches import TrainBatch, prepare
 from .config import TrainConfig
 from .corpus import Corpus, cluster_images, load_corpus
-from .detector import Detector, build_model, build_vfm, load_weights, make_header
+from .detector import Detector, build_model, build_vfm, make_header
 from .evaluation import evaluate
 from .label_state import LabelState, label_quality, resume_labels, start_labels, update_labels
 from .methods import Full, Method, Pal, SemanticPrior
@@ -74,7 +74,12 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainConfig | None, out: str | Path, *, resume: bool = False, console: Console | None = None
+        self,
+        config: TrainConfig | None,
+        out: str | Path,
+        *,
+        resume: bool = False,
+        console: Console | None = None,
     ) -> None:
         self.folder = RunFolder(out)
         self.console = console or Console()
@@ -148,9 +153,8 @@ class Trainer:
         if state is not None:
             self._restore(state)
         elif self.method.supervision == "points":
-            self.folder.labels.unlink(missing_ok=True)
             self.labels = start_labels(self.folder.labels, self.corpus, config, self.device)
-            self.position.label_version = self.labels.store.version
+            self.position.label_version = self.labels.store.latest
 
     def _method(self, model: torch.nn.Module, num_clusters: int) -> Method:
         match self.config.method:
@@ -171,7 +175,9 @@ class Trainer:
                     fix="use --selection val-labels or last",
                 )
             if self.config.selection == "val-labels" and self.config.method == "full":
-                raise ConfigError("--selection val-labels needs a method that makes labels", found="--method full")
+                raise ConfigError(
+                    "--selection val-labels needs a method that makes labels", found="--method full"
+                )
             return self.config.selection
         return "val-labels" if self.corpus.val.masks is None else "val-masks"
 
@@ -193,7 +199,9 @@ class Trainer:
         for step in range(position.step, count):
             seed_torch(config.seed, "step", epoch, step)
             self.method.set_lr(learning_rate(config, epoch + step / count))
-            position.losses.append(float(self.method.train_step(self._prepare(loader.batch(epoch, step)))))
+            position.losses.append(
+                self.method.train_step(self._prepare(_batch(loader, epoch * count + step)))
+            )
             self._check_loss(position.losses[-1])
             position.step = step + 1
             bars.advance(f"epoch {epoch + 1}/{config.epochs}  loss {position.losses[-1]:.4f}")
@@ -219,7 +227,9 @@ class Trainer:
         position.seconds = time.monotonic() + offset
         self._save()
         shown = {"val_student_iou": "val IoU", "label_iou_train": "label IoU", "pool_fraction": "pool"}
-        extras = "  ".join(f"{name} {record[key]:.3f}" for key, name in shown.items() if record.get(key) is not None)
+        extras = "  ".join(
+            f"{name} {record[key]:.3f}" for key, name in shown.items() if record.get(key) is not None
+        )
         self.console.print(
             f"epoch {position.epoch:>3}/{self.config.epochs}  loss {record['loss']:.4f}  {extras}"
             f"  [dim]{record['seconds']:.0f} s[/dim]"
@@ -235,11 +245,15 @@ class Trainer:
             seed_torch(config.seed, "outer", epoch, step)
             # Clusters are of training images; the outer loss is unweighted, so validation needs none.
             held_out = prepare(
-                val.batch(epoch, step),
+                _batch(val, epoch * config.outer_steps + step),
                 torch.zeros(len(self.corpus.val.names), dtype=torch.int64, device=self.device),
                 self.vfm,
             )
-            infos.append(self.method.outer_step(self._prepare(train.batch(epoch, step)), held_out))
+            infos.append(
+                self.method.outer_step(
+                    self._prepare(_batch(train, epoch * config.outer_steps + step)), held_out
+                )
+            )
             bars("outer steps", step + 1, config.outer_steps)
         return {key: math.fsum(info[key] for info in infos) / len(infos) for key in infos[0]}
 
@@ -257,13 +271,14 @@ class Trainer:
             lambda image: self.detector.logits(image, self.method.labeller),
             bars,
         )
-        self.position.label_version = self.labels.store.version
+        self.position.label_version = self.labels.store.latest
         return changed
 
     def _evaluate(self, bars: Bars) -> dict[str, float]:
         position = self.position
+        values: dict[str, float] = {}
         if self.selection == "last":
-            score, values = float(position.epoch), {}
+            score = float(position.epoch)
         else:
             target = self.corpus.val
             if self.selection == "val-labels":
@@ -352,9 +367,6 @@ class Trainer:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.position = Position(**state["position"])
-        weights = state["method"].get("model")
-        if isinstance(weights, dict):
-            load_weights(self.method.model, weights, self.folder.checkpoint)
         self.method.load_state_dict(state["method"])
         if self.method.supervision == "points":
             if not self.folder.labels.exists():
@@ -381,7 +393,9 @@ class Trainer:
             if self._stop:
                 raise KeyboardInterrupt
             self._stop = True
-            self.console.print("[yellow]stopping after this step; press Ctrl-C again to stop at once[/yellow]")
+            self.console.print(
+                "[yellow]stopping after this step; press Ctrl-C again to stop at once[/yellow]"
+            )
 
         previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -389,6 +403,11 @@ class Trainer:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+def _batch(loader: CropLoader, step: int) -> Batch:
+    """Batch number `step` of a stream that runs on over the loader's epochs, however long those are."""
+    return loader.batch(*divmod(step, loader.steps_per_epoch))
 
 
 def learning_rate(config: TrainConfig, epoch: float) -> float:

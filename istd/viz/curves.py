@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 
 from ._figure import BLUE, GREEN, GREY, ORANGE, RED, new_figure, save_figure
@@ -50,7 +51,9 @@ def plot_curves(records: Sequence[dict[str, Any]], path: str | Path, title: str 
 def _line(axes: Axes, records: Sequence[dict[str, Any]], key: str, color: str, label: str) -> None:
     points = [(record["epoch"] + 1, record[key]) for record in records if record.get(key) is not None]
     if points:
-        axes.plot(*zip(*points, strict=True), color=color, label=label, marker="o", markersize=2.5, linewidth=1.4)
+        axes.plot(
+            *zip(*points, strict=True), color=color, label=label, marker="o", markersize=2.5, linewidth=1.4
+        )
 
 
 def _finish(axes: Axes, title: str, *, log: bool = False, limits: tuple[float, float] | None = None) -> None:
@@ -58,9 +61,11 @@ def _finish(axes: Axes, title: str, *, log: bool = False, limits: tuple[float, f
     axes.set_xlabel("epoch")
     axes.grid(alpha=0.25)
     if not axes.lines:
-        axes.text(0.5, 0.5, "not part of this run", ha="center", va="center", transform=axes.transAxes, color=GREY)
+        axes.text(
+            0.5, 0.5, "not part of this run", ha="center", va="center", transform=axes.transAxes, color=GREY
+        )
         return
-    if log and all(value > 0 for line in axes.lines for value in line.get_ydata()):  # type: ignore[union-attr]
+    if log and all((np.asarray(line.get_ydata(), float) > 0).all() for line in axes.lines):
         axes.set_yscale("log")
     if limits:
         axes.set_ylim(*limits)

@@ -31,8 +31,8 @@ class Method(abc.ABC):
         self.model = model
 
     @abc.abstractmethod
-    def train_step(self, batch: TrainBatch) -> Tensor:
-        """Take one optimiser step on a batch; the loss, a detached scalar."""
+    def train_step(self, batch: TrainBatch) -> float:
+        """Take one optimiser step on a batch; its loss before the step."""
 
     def outer_step(self, train: TrainBatch, val: TrainBatch) -> dict[str, float]:
         """Take one step of the outer problem; what to log. Only where `has_outer_problem`."""
@@ -66,14 +66,14 @@ class PlainMethod(Method):
     def loss(self, batch: TrainBatch) -> Tensor:
         """The loss of a batch, a scalar."""
 
-    def train_step(self, batch: TrainBatch) -> Tensor:
+    def train_step(self, batch: TrainBatch) -> float:
         """Take one AdamW step on `loss`."""
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimizer.step()
-        return loss.detach()
+        return loss.item()
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of the next `train_step`."""

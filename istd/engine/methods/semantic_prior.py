@@ -1,4 +1,4 @@
-"""Learning with semantic priors (arXiv 2605.14346): VFM-modulated teacher, distilled student, cluster weights.
+"""Learning with semantic priors (arXiv 2605.14346): modulated teacher, distilled student, cluster weights.
 
 The bilevel problem, solved by `bilevel.Solver`:
 
@@ -22,8 +22,8 @@ from torch import Tensor
 
 import bilevel
 
-from ...losses import gate_penalty, kd_loss, task_loss
-from ...models import TeacherStudent, detach
+from ...losses import inner_loss, outer_loss
+from ...models import TeacherStudent
 from ..batches import TrainBatch
 from ..config import TrainConfig
 from .base import Method
@@ -41,56 +41,68 @@ class SemanticPrior(Method):
         device = next(model.parameters()).device
         self.weights = bilevel.ClusterWeights(num_clusters).to(device)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
         self.solver = bilevel.Solver(
             self.inner_loss,
             self.outer_loss,
             inner=model,
             outer=self.weights,
-            inner_optimizer=torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay),
+            inner_optimizer=self.optimizer,
             outer_optimizer=torch.optim.Adam(self.weights.parameters(), lr=config.outer_lr),
             hypergradient=hypergradient_method(config),
         )
 
     def inner_loss(self, model: TeacherStudent, weights: bilevel.ClusterWeights, batch: TrainBatch) -> Tensor:
-        """The inner loss of a batch (DESIGN: "The bilevel problem"); a scalar."""
+        """The inner loss of a training batch, a scalar: the teacher's, and the student's own."""
         config, kind = self.config, self.config.loss_name
         fixed: Literal["student"] | None = None if config.student_weight else "student"
         teacher, student = model(batch.image, batch.maps, fixed=fixed)
-        per_sample = task_loss(teacher, batch.label, kind=kind)
-        per_sample = per_sample + config.distill_teacher * kd_loss(detach(student), teacher)
+        w = weights(batch.cluster)
+        gate = None if model.scam is None else model.scam.gate
+        loss = inner_loss(
+            teacher,
+            student,
+            batch.label,
+            gate,
+            w,
+            kind=kind,
+            kd_weight=config.distill_teacher,
+            gate_weight=config.gate_l1,
+        )
         if config.student_weight:
-            own = task_loss(student, batch.label, kind=kind) + kd_loss(student, detach(teacher))
-            per_sample = per_sample + config.student_weight * own
-        loss = (weights(batch.cluster) * per_sample).mean()
-        return loss if model.scam is None else loss + config.gate_l1 * gate_penalty(model.scam.gate)
+            loss = loss + config.student_weight * outer_loss(student, teacher, batch.label, w, kind=kind)
+        return loss
 
     def outer_loss(self, model: TeacherStudent, weights: bilevel.ClusterWeights, batch: TrainBatch) -> Tensor:
-        """The outer loss of a held-out batch, unweighted: weights cannot lower it by looking away."""
+        """The student's loss on a held-out batch, unweighted: weights cannot lower it by looking away."""
         teacher, student = model(batch.image, batch.maps, fixed="teacher")
-        kind = self.config.loss_name
-        return (task_loss(student, batch.label, kind=kind) + kd_loss(student, teacher)).mean()
+        return outer_loss(student, teacher, batch.label, kind=self.config.loss_name)
 
-    def train_step(self, batch: TrainBatch) -> Tensor:
+    def train_step(self, batch: TrainBatch) -> float:
         """Take one inner step."""
         self.model.train()
-        return self.solver.inner_step(batch)
+        loss = self.solver.inner_step(batch).inner_loss
+        assert loss is not None
+        return loss
 
     def outer_step(self, train: TrainBatch, val: TrainBatch) -> dict[str, float]:
         """Take one step on the cluster weights by the hypergradient."""
         self.model.train()
         info = self.solver.outer_step(train, val)
+        assert info.outer_loss is not None
+        assert info.hypergradient_norm is not None
         return {"outer_loss": info.outer_loss, "hypergradient_norm": info.hypergradient_norm}
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of the inner optimiser."""
-        for group in self.solver.inner_optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = lr
 
     @torch.no_grad()
     def report(self) -> dict[str, float]:
         """The spread of the weights over all clusters."""
-        every = torch.arange(self.weights.num_clusters, device=next(self.weights.parameters()).device)
-        values = self.weights(every)
+        logits = self.weights.logits
+        values = self.weights(torch.arange(len(logits), device=logits.device))
         return {"weight_min": float(values.min()), "weight_max": float(values.max())}
 
     def state_dict(self) -> dict[str, Any]:

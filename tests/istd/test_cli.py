@@ -1,0 +1,204 @@
+"""The command line as a person uses it: help, helpful errors, and the way from train to predict."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from istd.cli import app as cli
+from istd.data import SyntheticDataset, pack
+
+
+@pytest.fixture
+def istd(monkeypatch, capsys):
+    """Run `istd ARGUMENTS`; the exit code and everything printed."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["istd", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        code = cli.run()
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "synthetic.h5"
+    pack(SyntheticDataset(num_train=8, num_val=4, num_test=4, size=(40, 48), seed=3), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    command = [sys.executable, "-c", "from istd.cli import main; main()", "train", "--data", str(data)]
+    command += ["--out", str(out), "--vfm", "random", "--epochs", "2", "--crop", "32", "--batch-size", "4"]
+    command += ["--set", "vfm_layers=2", "--set", "clusters=2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "RANDOM" in done.stdout
+    assert "teacher (test)" in done.stdout
+    return out
+
+
+def test_help_names_every_command_without_loading_torch():
+    code = "import sys; sys.argv = ['istd', '--help']\nfrom istd.cli import main\ntry:\n    main()\n"
+    code += "finally:\n    assert 'torch' not in sys.modules, 'help should be quick'"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    for command in ("demo", "train", "eval", "predict"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize("command", ["demo", "train"])
+def test_common_options_are_the_same_everywhere(istd, command):
+    code, text = istd(command, "--help")
+    assert code == 0
+    for option in (
+        "method",
+        "backbone",
+        "vfm",
+        "hypergradient",
+        "epochs",
+        "crop",
+        "batch-size",
+        "seed",
+        "out",
+    ):
+        assert f"--{option}" in text
+
+
+def test_defaults_shown_are_the_ones_used(istd):
+    from istd.cli.train import DEFAULT_VFM
+    from istd.engine import TrainConfig
+    from istd.models import DEFAULT_VFM as MODEL_DEFAULT
+
+    assert DEFAULT_VFM == MODEL_DEFAULT == TrainConfig(data="x").vfm
+    code, text = istd("train", "--set", "help")
+    assert code == 0
+    assert "label_init = contrast" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "--data is missing"),
+        (["train", "--data", "/nowhere"], "/nowhere"),
+        (["train", "--data", "x", "--method", "magic"], "full | pal | semantic-prior"),
+        (["train", "--data", "x", "--backbone", "resnet"], "mlclnet"),
+        (["train", "--data", "x", "--hypergradient", "magic"], "gauss-newton"),
+        (["train", "--data", "x", "--epochs", "0"], "--epochs"),
+        (["train", "--data", "x", "--batch-size", "1"], "at least 2"),
+        (["train", "--data", "x", "--device", "tpu"], "--device"),
+        (["train", "--data", "x", "--set", "nonsense=1"], "--set help"),
+        (["train", "--resume", "--out", "/nowhere"], "no run"),
+        (["eval", "/nowhere"], "/nowhere"),
+        (["predict", "/nowhere", "/nowhere"], "/nowhere"),
+        (["frobnicate"], "frobnicate"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_are_explained(istd, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, text = istd(*arguments)
+    assert code == 2
+    assert message in text
+    assert "Traceback" not in text
+
+
+def test_a_vfm_that_cannot_be_loaded_is_not_replaced(istd, tmp_path, data, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
+    code, text = istd("train", "--data", data, "--out", tmp_path / "run", "--epochs", "1")
+    assert code == 2
+    assert "vit_small_plus_patch16_dinov3" in text
+    assert "--vfm" in text
+
+
+def test_a_resumed_run_keeps_its_configuration(istd, trained):
+    code, text = istd("train", "--resume", "--out", trained, "--epochs", "7")
+    assert code == 2
+    assert "epochs=7" in text
+    assert "epochs=2" in text
+
+
+def test_eval_reports_both_and_agrees_with_the_run(istd, trained, tmp_path):
+    code, text = istd("eval", trained, "--out", tmp_path / "eval.json")
+    assert code == 0, text
+    written = json.loads((tmp_path / "eval.json").read_text())
+    results = json.loads((trained / "results.json").read_text())
+    assert written["metrics"]["test"] == results["metrics"]["test"]
+    assert written["split_hash"] == results["split_hash"]
+    assert set(written["metrics"]["test"]) == {"student", "teacher"}
+
+
+def test_eval_refuses_another_backbone_and_unknown_splits(istd, trained):
+    assert istd("eval", trained, "--backbone", "alclnet")[0] == 2
+    code, text = istd("eval", trained, "--split", "exam")
+    assert code == 2
+    assert "train" in text
+
+
+def test_predict_writes_masks_overlays_and_targets(istd, trained, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    dataset = SyntheticDataset(num_train=1, num_val=1, num_test=3, size=(50, 70), seed=9)
+    for name in dataset.splits["test"]:
+        cv2.imwrite(str(folder / f"{name}.png"), dataset.read(name).image)
+    cv2.imwrite(
+        str(folder / "sixteen.tif"), np.random.default_rng(0).integers(0, 4000, (33, 41)).astype(np.uint16)
+    )
+    (folder / "notes.txt").write_text("not an image")
+
+    code, text = istd("predict", trained, folder, "--out", tmp_path / "out", "--threshold", "0.3")
+    assert code == 0, text
+    names = {*dataset.splits["test"], "sixteen"}
+    for kind in ("masks", "overlays"):
+        assert {path.stem for path in (tmp_path / "out" / kind).iterdir()} == names
+    mask = cv2.imread(
+        str(tmp_path / "out" / "masks" / f"{dataset.splits['test'][0]}.png"), cv2.IMREAD_UNCHANGED
+    )
+    assert mask.shape == (50, 70)
+    assert set(np.unique(mask)) <= {0, 255}
+    with (tmp_path / "out" / "targets.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    areas = dict.fromkeys(names, 0)
+    for row in rows:
+        assert set(row) == {"image", "x", "y", "area", "score"}
+        areas[row["image"]] += int(row["area"])
+        assert 0.3 < float(row["score"]) <= 1.0
+    for name in names:
+        mask = cv2.imread(str(tmp_path / "out" / "masks" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+        assert areas[name] == np.count_nonzero(mask)
+
+
+def test_predict_goes_on_after_a_broken_image(istd, trained, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "good.png"), np.full((40, 40), 90, np.uint8))
+    whole = cv2.imencode(".png", np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8))[
+        1
+    ].tobytes()
+    (folder / "broken.png").write_bytes(whole[: len(whole) // 2])
+    code, text = istd("predict", trained, folder, "--out", tmp_path / "out")
+    assert code == 1
+    assert "broken.png" in text
+    assert (tmp_path / "out" / "masks" / "good.png").exists()
+    assert (tmp_path / "out" / "targets.csv").exists()
+
+
+def test_demo_does_not_replace_a_run_of_ones_own(istd, trained):
+    code, text = istd("demo", "--out", trained)
+    assert code == 2
+    assert "not a demo" in text
+    assert (trained / "results.json").exists()

@@ -1,0 +1,257 @@
+"""Whole runs, small: every method ends, and a run that is stopped ends as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from istd.data import SyntheticDataset, pack
+from istd.engine import RunFolder, TrainConfig, Trainer, load_detector, load_state, read_lines
+from istd.errors import CheckpointError, ConfigError
+from istd.labels import LabelStore
+
+SMALL = {
+    "epochs": 5,
+    "crop": 32,
+    "batch_size": 4,
+    "vfm": "random",
+    "vfm_layers": 2,
+    "evolve_every": 1,
+    "outer_every": 2,
+    "outer_steps": 1,
+    "clusters": 2,
+    "eval_every": 2,
+    "lr": 2e-3,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "synthetic.h5"
+    pack(SyntheticDataset(num_train=10, num_val=4, num_test=4, size=(40, 48), seed=3), path)
+    return path
+
+
+def config(data, **changes):
+    return TrainConfig(**{"data": str(data), **SMALL, **changes})
+
+
+def fingerprint(root: Path):
+    """Everything that must not depend on having been stopped."""
+    folder = RunFolder(root)
+    results = json.loads(folder.results.read_text())
+    del results["seconds"]
+    log = [{key: value for key, value in line.items() if key != "seconds"} for line in read_lines(folder.log)]
+    state = load_state(folder.checkpoint, kind="run")
+    state["position"].pop("seconds")
+    labels = LabelStore.open(folder.labels).labels() if folder.labels.exists() else {}
+    return results, log, state, labels
+
+
+def assert_same(first, second, where="state"):
+    assert type(first) is type(second), where
+    if isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            assert_same(first[key], second[key], f"{where}.{key}")
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second), where
+        for number, pair in enumerate(zip(first, second, strict=True)):
+            assert_same(*pair, f"{where}[{number}]")
+    elif isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    elif isinstance(first, np.ndarray):
+        assert np.array_equal(first, second), where
+    else:
+        assert first == second, where
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "full"},
+        {"method": "pal", "label_init": "canny"},
+        {"method": "semantic-prior", "hypergradient": "gauss-newton"},
+        {"method": "semantic-prior", "hypergradient": "unrolled", "backbone": "alclnet", "epochs": 2},
+        {"method": "semantic-prior", "hypergradient": "implicit", "coupling": "separate", "epochs": 2},
+        {"method": "semantic-prior", "hypergradient": "off", "vfm": "none", "epochs": 2},
+        {"method": "semantic-prior", "modulation": "cascade", "student_weight": 0.0, "epochs": 2},
+    ],
+    ids=lambda changes: "-".join(map(str, changes.values())),
+)
+def test_every_method_runs_to_the_end(tmp_path, data, changes):
+    results = Trainer(config(data, **changes), tmp_path / "run").fit()
+
+    roles = {"student", "teacher"} if changes["method"] == "semantic-prior" else {"student"}
+    assert set(results["metrics"]["test"]) == roles
+    for values in results["metrics"]["test"].values():
+        assert 0.0 <= values["iou"] <= 1.0
+        assert 0.0 <= values["pd"] <= 1.0
+    folder = RunFolder(tmp_path / "run")
+    pictures = [folder.curves, folder.overlays] + ([folder.gallery] if changes["method"] != "full" else [])
+    for path in (folder.config, folder.results, folder.per_image, folder.student, *pictures):
+        assert path.stat().st_size > 0, path
+    assert len(list(read_lines(folder.log))) == results["config"]["epochs"]
+    if changes.get("hypergradient") in ("gauss-newton", "unrolled", "implicit"):
+        outer = [line for line in read_lines(folder.log) if "hypergradient_norm" in line]
+        assert outer
+        assert all(line["hypergradient_norm"] > 0 for line in outer)
+    if changes["method"] != "full":
+        assert LabelStore.open(folder.labels).latest >= (1 if results["config"]["epochs"] == 5 else 0)
+
+
+def test_training_learns(tmp_path, data):
+    """The student finds targets that it was only ever told one point of."""
+    before = Trainer(config(data, epochs=1, lr=1e-9), tmp_path / "before").fit()
+    after = Trainer(
+        config(data, epochs=40, lr=3e-3, eval_every=10, evolve_every=10), tmp_path / "after"
+    ).fit()
+    assert after["metrics"]["test"]["student"]["iou"] > before["metrics"]["test"]["student"]["iou"] + 0.2
+    losses = [line["loss"] for line in read_lines(RunFolder(tmp_path / "after").log)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, data):
+    root = tmp_path_factory.mktemp("whole") / "run"
+    Trainer(config(data), root).fit()
+    return fingerprint(root)
+
+
+def test_same_seed_same_result(tmp_path, data, uninterrupted):
+    Trainer(config(data), tmp_path / "run").fit()
+    assert_same(fingerprint(tmp_path / "run"), uninterrupted)
+
+
+def test_another_seed_another_result(tmp_path, data, uninterrupted):
+    Trainer(config(data, seed=1), tmp_path / "run").fit()
+    losses = [line["loss"] for line in read_lines(RunFolder(tmp_path / "run").log)]
+    assert losses != [line["loss"] for line in uninterrupted[1]]
+
+
+def run_command(data, out, *more):
+    settings = {
+        key: value for key, value in SMALL.items() if key not in ("epochs", "crop", "batch_size", "vfm")
+    }
+    command = [sys.executable, "-c", "from istd.cli import main; main()", "train", "--data", str(data)]
+    command += ["--epochs", "5", "--crop", "32", "--batch-size", "4", "--vfm", "random", "--out", str(out)]
+    for key, value in settings.items():
+        command += ["--set", f"{key}={value}"]
+    # checkpoint at every step, so that a kill finds each kind of moment
+    command += ["--set", "checkpoint_seconds=0", *more]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for(condition, process, seconds=120.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def lines_done(out):
+    return len(list(read_lines(RunFolder(out).log)))
+
+
+@pytest.mark.parametrize(
+    ("number", "after_lines"),
+    [(signal.SIGKILL, 2), (signal.SIGINT, 1), (signal.SIGTERM, 3)],
+    ids=["kill", "ctrl-c", "term"],
+)
+def test_a_stopped_run_ends_like_an_uninterrupted_one(tmp_path, data, uninterrupted, number, after_lines):
+    out = tmp_path / "run"
+    process = run_command(data, out)
+    wait_for(lambda: lines_done(out) >= after_lines, process)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 130), output
+    assert lines_done(out) < 5, "the run ended before it could be stopped"
+
+    resumed = run_command(data, out, "--resume")
+    output, _ = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, output
+    results, log, state, labels = fingerprint(out)
+    results["config"]["checkpoint_seconds"] = uninterrupted[0]["config"]["checkpoint_seconds"]
+    assert_same((results, log, state, labels), uninterrupted)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path, data, uninterrupted):
+    folder = RunFolder(tmp_path / "run")
+    folder.acquire()
+    folder.start(config(data))
+    folder.labels.write_bytes(b"half a file")
+    folder.release()
+    Trainer(None, tmp_path / "run", resume=True).fit()
+    assert_same(fingerprint(tmp_path / "run"), uninterrupted)
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path, data):
+    Trainer(config(data, epochs=2), tmp_path / "run").fit()
+    before = fingerprint(tmp_path / "run")
+    Trainer(None, tmp_path / "run", resume=True).fit()
+    assert_same(fingerprint(tmp_path / "run"), before)
+
+
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path, data):
+    Trainer(config(data, epochs=1), tmp_path / "run").fit()
+    with pytest.raises(CheckpointError, match="--resume"):
+        Trainer(config(data, epochs=1), tmp_path / "run").fit()
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path, data):
+    first = RunFolder(tmp_path / "run")
+    first.acquire()
+    try:
+        with pytest.raises(CheckpointError, match=str(os.getpid())):
+            Trainer(config(data), tmp_path / "run").fit()
+    finally:
+        first.release()
+
+
+def test_resume_without_a_run_is_an_error(tmp_path):
+    with pytest.raises(CheckpointError, match="no run"):
+        Trainer(None, tmp_path / "nothing", resume=True)
+
+
+def test_a_lost_label_store_is_named(tmp_path, data):
+    Trainer(config(data, epochs=1), tmp_path / "run").fit()
+    RunFolder(tmp_path / "run").labels.unlink()
+    with pytest.raises(CheckpointError, match=r"labels\.h5"):
+        Trainer(None, tmp_path / "run", resume=True).fit()
+
+
+def test_saved_detectors_answer_as_in_training(tmp_path, data):
+    trainer = Trainer(config(data, epochs=2), tmp_path / "run")
+    trainer.fit()
+    image = torch.rand(1, 1, 37, 45)
+    for role in ("student", "teacher"):
+        loaded = load_detector(tmp_path / "run", role=role)
+        assert torch.equal(loaded.logits(image, role), trainer.detector.logits(image, role))
+    teacher = load_state(RunFolder(tmp_path / "run").teacher, kind="teacher")
+    assert not any("vfm" in name or "vit" in name for name in teacher["weights"])
+
+
+def test_a_checkpoint_of_another_backbone_is_refused(tmp_path, data):
+    Trainer(config(data, epochs=1, method="full"), tmp_path / "run").fit()
+    with pytest.raises(CheckpointError, match="mlclnet"):
+        load_detector(tmp_path / "run", backbone="alclnet")
+    with pytest.raises(CheckpointError, match="no teacher"):
+        load_detector(tmp_path / "run", role="teacher")
+
+
+def test_divergence_is_an_error_and_keeps_the_last_checkpoint(tmp_path, data):
+    with pytest.raises(ConfigError, match="finite"):
+        Trainer(config(data, lr=1e18, method="full", epochs=3), tmp_path / "run").fit()
