@@ -42,14 +42,10 @@ def run() -> int:
     except typer.Abort:
         return 130
     except Exception as error:
-        if isinstance(error, _usage_error()):
-            error.show()  # type: ignore[attr-defined]
-            return 2
-        raise
+        # A usage error: click's class, or the one of typer's own copy of click, depending on its version.
+        show = getattr(error, "show", None)
+        if show is None or not hasattr(error, "exit_code"):
+            raise
+        show()
+        return 2
     return code if isinstance(code, int) else 0
-
-
-def _usage_error() -> type[Exception]:
-    import click
-
-    return click.ClickException

@@ -19,7 +19,7 @@ MethodOption = Annotated[
     str,
     typer.Option(
         "--method",
-        help="full (trains on masks), pal (labels grown from points) or semantic-prior (teacher and student).",
+        help="full (trains on masks), pal (labels grown from points) or semantic-prior (with a teacher).",
         rich_help_panel="What",
     ),
 ]

@@ -71,7 +71,7 @@ class Detector:
         return isinstance(self.model, TeacherStudent)
 
     def logits(self, image: Tensor, role: str = "student") -> Tensor:
-        """Logits [B, 1, H, W] for images, float [B, 1, H, W] in [0, 1]; in evaluation mode, without a graph."""
+        """Logits [B, 1, H, W] for images, float [B, 1, H, W] in [0, 1]; evaluation mode, no graph."""
         self.model.eval()
         with torch.no_grad():
             if not isinstance(self.model, TeacherStudent):
