@@ -1,0 +1,180 @@
+"""Batches of random crops that can be had again: any step of any epoch, in any order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError, DataError
+from ..ragged import RaggedImages
+from .augmentation import AugmentSettings, augment
+from .imageset import ImageSet
+
+
+@dataclass
+class Batch:
+    """B crops.
+
+    Attributes:
+        index: int64 [B], which image of the `ImageSet` each crop is from.
+        image: float32 [B, 1, n, n], gray levels divided by 255.
+        label: float32 [B, 1, n, n] in [0, 1].
+    """
+
+    index: Tensor
+    image: Tensor
+    label: Tensor
+
+
+class CropLoader:
+    """Random crops of images and labels in memory, cut and augmented on their device.
+
+    It has no state: `batch(epoch, step)` depends on (seed, stream, epoch, step), the pool of indices and the
+    labels as they are when it is called, on nothing else. So a run goes on from any step without a stored
+    generator, and the global random state is neither read nor changed.
+
+    Each epoch visits the pool in a new order, in whole batches: what is left over waits for another epoch. A
+    pool smaller than a batch fills one batch a step by repetition, each time cut anew.
+
+    Images smaller than the crop are filled up with zeros at the bottom and on the right, label and image
+    alike: images are padded so when they are evaluated, and the network should know that border.
+
+    Args:
+        images: what to cut from; its device is where the work is done.
+        labels: float32 in [0, 1] or 0/1 masks of an integer or bool dtype, same sizes and device as the
+            images. The loader keeps a reference: changed labels show in the next batch.
+        indices: the pool, without repetition; all images if None. Assign `loader.indices` to change it
+            between epochs.
+        crop: side of the square crops in pixels.
+        batch_size: crops in a batch.
+        seed: any integer.
+        stream: a name; loaders of one seed and different streams are independent.
+        augment: whether to change the crops at random, or the settings for it; see `istd.data.augmentation`.
+        target_fraction: the chance that a crop is placed to contain a random point of its image, at a random
+            place in the crop; the others are placed anywhere in the image. Images without points are always
+            cut anywhere.
+
+    Raises:
+        ConfigError: a number out of its range.
+        DataError: labels that do not fit the images, or an empty or wrong pool.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        labels: RaggedImages,
+        *,
+        indices: Sequence[int] | None = None,
+        crop: int,
+        batch_size: int,
+        seed: int,
+        stream: str = "train",
+        augment: bool | AugmentSettings = False,
+        target_fraction: float = 0.5,
+    ) -> None:
+        if crop < 1 or batch_size < 1 or not 0 <= target_fraction <= 1:
+            raise ConfigError(
+                "the crops cannot be cut like this",
+                found=f"crop {crop}, batch size {batch_size}, target fraction {target_fraction}",
+                expected="crop and batch size of at least 1, target fraction in [0, 1]",
+            )
+        if labels.sizes != images.images.sizes or labels.device != images.images.device:
+            raise DataError(
+                "the labels do not fit the images",
+                found=f"{len(labels)} labels on {labels.device}",
+                expected=f"{len(images)} labels of the images' sizes on {images.images.device}",
+            )
+        self.images = images
+        self.labels = labels
+        self.crop = crop
+        self.batch_size = batch_size
+        self.seed = seed
+        self.stream = stream
+        self.target_fraction = target_fraction
+        self._augment = (AugmentSettings() if augment else None) if isinstance(augment, bool) else augment
+        self._sizes = torch.tensor(images.images.sizes)
+        counts = torch.tensor([len(points) for points in images.points])
+        self._point_counts = counts
+        self._point_offsets = torch.cumsum(counts, 0) - counts
+        # One row more than there are points, so that an image without points has something to be looked up.
+        self._points = torch.from_numpy(np.concatenate([*images.points, np.zeros((1, 2), np.int64)]))
+        self.indices = range(len(images)) if indices is None else indices
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """The images that are drawn from."""
+        return tuple(self._pool.tolist())
+
+    @indices.setter
+    def indices(self, indices: Sequence[int]) -> None:
+        pool = [int(i) for i in indices]
+        if not pool or min(pool) < 0 or max(pool) >= len(self.images) or len(set(pool)) != len(pool):
+            raise DataError(
+                "the pool of images is empty or wrong",
+                found=f"{len(pool)} indices: {pool[:8]}",
+                expected=f"different numbers from 0 to {len(self.images) - 1}, at least one",
+            )
+        self._pool = torch.tensor(pool)
+        self._order: tuple[int, Tensor] | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch, at least 1."""
+        return max(1, len(self._pool) // self.batch_size)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of `epoch` from `start_step` on, each made when it is asked for."""
+        for step in range(start_step, self.steps_per_epoch):
+            yield self.batch(epoch, step)
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        """Batch `step` of `epoch`, both from 0 on.
+
+        Raises:
+            IndexError: the epoch has no such step.
+        """
+        if not 0 <= step < self.steps_per_epoch:
+            raise IndexError(f"step {step} of an epoch of {self.steps_per_epoch} steps")
+        index = self._epoch_order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
+        generator = self._generator(epoch, step)
+        top, left = self._place(index, generator)
+        image = self.images.images.crop(index, top, left, self.crop).float() / 255
+        label = self.labels.crop(index, top, left, self.crop).float()
+        if self._augment is not None:
+            image, label = augment(image, label, generator, self._augment)
+        return Batch(index.to(image.device), image, label)
+
+    def _generator(self, epoch: int, step: int) -> torch.Generator:
+        """A generator of its own for each batch; step −1 is the order of the epoch."""
+        key = f"{self.seed}\n{epoch}\n{step}\n{self.stream}".encode()
+        seed = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") >> 1
+        return torch.Generator().manual_seed(seed)
+
+    def _epoch_order(self, epoch: int) -> Tensor:
+        """The pool in the order of the epoch, repeated to fill a batch if it is smaller."""
+        if self._order is None or self._order[0] != epoch:
+            generator = self._generator(epoch, -1)
+            rounds = -(-self.batch_size // len(self._pool)) if len(self._pool) < self.batch_size else 1
+            places = [torch.randperm(len(self._pool), generator=generator) for _ in range(rounds)]
+            self._order = epoch, self._pool[torch.cat(places)]
+        return self._order[1]
+
+    def _place(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """First row and column of each crop."""
+        uniform = torch.rand(4, len(index), generator=generator, dtype=torch.float64)
+        counts = self._point_counts[index]
+        which = self._point_offsets[index] + torch.floor(uniform[0] * counts).long()
+        at_point = (uniform[1] < self.target_fraction) & (counts > 0)
+        corner = []
+        for axis in (0, 1):
+            last = (self._sizes[index, axis] - self.crop).clamp_min(0)
+            place = self._points[which, axis]
+            low = torch.where(at_point, (place - self.crop + 1).clamp_min(0), 0)
+            high = torch.where(at_point, torch.minimum(place, last), last)
+            corner.append(low + torch.floor(uniform[2 + axis] * (high - low + 1)).long())
+        return corner[0], corner[1]

@@ -1,0 +1,96 @@
+"""Writing a dataset into one HDF5 file."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from .._files import atomic_path
+from .dataset import Dataset
+from .packed import COLUMNS, FORMAT, VERSION, PackedDataset
+
+_CHUNK = 2**16
+
+
+def pack(
+    dataset: Dataset, path: str | Path, *, progress: Callable[[int, int], None] | None = None
+) -> PackedDataset:
+    """Read every image of `dataset` once and write all of it to one compressed, checksummed file.
+
+    The file appears whole or not at all; see `PackedDataset` for what it holds. Masks are stored as read, so
+    one that had to be resized is stored in its image's size, and reading it still says so.
+
+    Args:
+        dataset: what to pack.
+        path: the file to write, usually `NAME.h5`; an existing one is replaced.
+        progress: called with (images done, images in all) after each image.
+
+    Returns:
+        The packed dataset, opened.
+
+    Raises:
+        DataError: an image that cannot be used.
+        WriteError: the file cannot be written; an existing one is untouched.
+    """
+    # HDF5 can crash the process when the disk is full, so it writes to memory; what it makes is smaller than
+    # the uncompressed images, which a training run holds in memory anyway.
+    memory = io.BytesIO()
+    with h5py.File(memory, "w") as file:
+        _write(dataset, file, progress)
+    with atomic_path(path) as partial, partial.open("wb") as stream:
+        stream.write(memory.getbuffer())
+    return PackedDataset(path)
+
+
+def _write(dataset: Dataset, file: h5py.File, progress: Callable[[int, int], None] | None) -> None:
+    flat = {
+        name: file.create_dataset(
+            name,
+            shape=(0, *row),
+            maxshape=(None, *row),
+            dtype=dtype,
+            chunks=(_CHUNK // max(1, 16 * len(row)), *row),
+            compression="gzip",
+            compression_opts=4,
+            fletcher32=True,
+        )
+        for name, dtype, row in (("images", "u1", ()), ("masks", "u1", ()), ("points", "i8", (2,)))
+    }
+    columns: dict[str, list[int]] = {column: [] for column in COLUMNS}
+    notes: dict[str, str] = {}
+    for done, name in enumerate(dataset.names, 1):
+        record = dataset.read(name)
+        _append(flat["images"], record.image.reshape(-1))
+        mask = np.zeros_like(record.image) if record.mask is None else record.mask.astype(np.uint8)
+        _append(flat["masks"], mask.reshape(-1))
+        _append(flat["points"], record.points)
+        row = (*record.image.shape, record.mask is not None, len(record.points))
+        for column, value in zip(COLUMNS, row, strict=True):
+            columns[column].append(value)
+        if record.note is not None:
+            notes[name] = record.note
+        if progress is not None:
+            progress(done, len(dataset))
+    for column, values in columns.items():
+        file.create_dataset(column, data=np.array(values, bool if column == "has_mask" else np.int64))
+    index = {
+        "names": dataset.names,
+        "splits": dict(dataset.splits),
+        "notes": notes,
+        "source": str(dataset.root),
+    }
+    encoded = json.dumps(index, ensure_ascii=False).encode("utf-8")
+    file.create_dataset("index", data=np.frombuffer(encoded, np.uint8))
+    file.attrs.update(format=FORMAT, version=VERSION, layout=dataset.layout, split_hash=dataset.split_hash())
+
+
+def _append(target: h5py.Dataset, rows: np.ndarray) -> None:
+    if len(rows):
+        start = len(target)
+        target.resize(start + len(rows), axis=0)
+        target[start:] = rows
