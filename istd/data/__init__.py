@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ._imagefile import SUFFIXES as IMAGE_SUFFIXES
-from ._imagefile import read_gray, read_mask
+from ._imagefile import IMAGE_SUFFIXES, read_gray, read_mask
 from ._record import DataWarning, Record
 from .augmentation import AugmentSettings, augment
 from .dataset import SPLITS, Dataset

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..errors import DataError
 
-SUFFIXES = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")
 _FORMATS = ("PNG", "BMP", "JPEG", "TIFF")
 MAX_PIXELS = 2**26
 """Largest image that is decoded, in pixels (8192 × 8192): a small file can hold a huge image."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import DataError
 from .._fit import fit_mask
-from .._imagefile import SUFFIXES, read_gray, read_mask
+from .._imagefile import IMAGE_SUFFIXES, read_gray, read_mask
 from .._record import Record
 from ..dataset import Dataset
 from ..points import centroid_points
@@ -45,7 +45,7 @@ def inside(root: Path, path: Path) -> Path:
 def strip_suffix(name: str) -> str:
     """`name` without the suffix of an image file, if it has one; other dots belong to the name."""
     stem, dot, suffix = name.rpartition(".")
-    return stem if dot and f".{suffix.lower()}" in SUFFIXES else name
+    return stem if dot and f".{suffix.lower()}" in IMAGE_SUFFIXES else name
 
 
 def read_split(path: Path, root: Path) -> tuple[str, ...]:
@@ -76,7 +76,7 @@ def list_images(folder: Path) -> dict[str, Path]:
     except OSError as error:
         raise DataError("the image folder cannot be listed", where=folder, found=error) from error
     for path in files:
-        if path.suffix.lower() not in SUFFIXES:
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
             continue
         if path.stem in found:
             raise DataError(
