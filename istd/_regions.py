@@ -1,0 +1,109 @@
+"""Connected regions of binary masks: the one place that decides their order, centroids and holes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ConfigError
+
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+LabelArray = npt.NDArray[np.int32]
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Connected regions of a mask, numbered 1…count in raster order of their first pixel.
+
+    Attributes:
+        labels: int32 [H, W], 0 where the mask is False.
+        areas: int64 [count], in pixels.
+        centroids: float64 [count, 2], mean (row, column) of the pixels.
+    """
+
+    labels: LabelArray
+    areas: IntArray
+    centroids: FloatArray
+
+    @property
+    def count(self) -> int:
+        """Number of regions."""
+        return len(self.areas)
+
+
+def as_bytes(mask: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """A C-contiguous uint8 {0, 1} copy or view of a mask of any dtype (nonzero is True)."""
+    if mask.dtype == np.bool_:
+        return np.ascontiguousarray(mask).view(np.uint8)
+    return np.ascontiguousarray(mask != 0).view(np.uint8)
+
+
+def check_connectivity(connectivity: int) -> int:
+    """4 or 8, or a `ConfigError`."""
+    if connectivity not in (4, 8):
+        raise ConfigError("unknown connectivity", found=connectivity, expected="4 or 8")
+    return connectivity
+
+
+def find_regions(mask: npt.NDArray[Any], connectivity: int = 8) -> Regions:
+    """Connected regions of a mask [H, W] in raster order of their first pixel.
+
+    OpenCV scans blocks of pixels, so its own numbering is not in raster order; anything that is greedy
+    over regions needs an order that does not depend on a library's version.
+    """
+    count, labels = label_mask(mask, connectivity)
+    # Only pixels of regions are looked at from here on: OpenCV's own statistics walk the whole image.
+    where = np.flatnonzero(labels) if mask.dtype != np.bool_ else np.flatnonzero(mask)
+    numbers = labels.reshape(-1)[where]
+    first = np.zeros(count + 1, np.int64)
+    first[numbers[::-1]] = where[::-1]  # of repeated numbers the last assignment stays: the first pixel
+    order = 1 + np.argsort(first[1:])  # order[i] is OpenCV's number of region i + 1
+    rank = np.zeros(count + 1, np.int32)
+    rank[order] = np.arange(1, count + 1, dtype=np.int32)
+    numbers = rank[numbers]
+    labels.reshape(-1)[where] = numbers
+    rows, columns = np.divmod(where, mask.shape[1])
+    areas = np.bincount(numbers, minlength=count + 1)[1:]
+    sums = [np.bincount(numbers, weights=axis, minlength=count + 1)[1:] for axis in (rows, columns)]
+    return Regions(labels, areas.astype(np.int64, copy=False), np.stack(sums, axis=1) / areas[:, None])
+
+
+def label_mask(mask: npt.NDArray[Any], connectivity: int = 8) -> tuple[int, LabelArray]:
+    """(number of regions, int32 labels [H, W]) with the numbering in no particular order; the fast way."""
+    check_connectivity(connectivity)
+    inside = _bounding_box(mask)
+    if inside is None:
+        return 0, np.zeros(mask.shape, np.int32)
+    count, part = cv2.connectedComponents(as_bytes(mask[inside]), connectivity=connectivity, ltype=cv2.CV_32S)
+    if part.shape == mask.shape:
+        return count - 1, part
+    labels = np.zeros(mask.shape, np.int32)
+    labels[inside] = part
+    return count - 1, labels
+
+
+def _bounding_box(mask: npt.NDArray[Any]) -> tuple[slice, slice] | None:
+    """The smallest window of rows and columns that holds all of the mask; None where it is empty."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    if rows.size == 0:
+        return None
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    columns = np.flatnonzero(mask[top:bottom].any(axis=0))
+    return slice(top, bottom), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def fill_holes(mask: npt.NDArray[Any]) -> BoolArray:
+    """The mask [H, W] with the holes of its 8-connected regions filled.
+
+    A hole is background that is not 4-connected to the outside of the image. This is what an external
+    contour encloses, so regions that lie in a hole of another region become a part of it.
+    """
+    background = cv2.copyMakeBorder(as_bytes(mask), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0) ^ 1
+    _, labels = cv2.connectedComponents(background, connectivity=4, ltype=cv2.CV_32S)
+    return np.ascontiguousarray(labels[1:-1, 1:-1] != labels[0, 0])

@@ -1,0 +1,157 @@
+"""Label evolution: every few epochs a label moves half-way to the prediction around its targets.
+
+Ying et al., "Mapping Degeneration Meets Label Evolution: Learning Infrared Small Target Detection with
+Single Point Supervision", CVPR 2023 (LESPS, arXiv 2304.01484), Eq. 2–4; with the decay of the old label
+outside of the kept regions that PAL (arXiv 2412.11154) adds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from .._regions import check_connectivity, find_regions, label_mask
+from ..errors import ConfigError
+from ._checks import check_points, check_same_shape, check_unit_map
+
+Lock = Literal["points", "saturated", "none"]
+_Float = TypeVar("_Float", np.float32, np.float64)
+
+
+@dataclass(frozen=True)
+class EvolutionSettings:
+    """How a label evolves; the defaults are the reference's but for the lock.
+
+    A label region of area A, around whose centroid the prediction has the maximum m, keeps predictions above
+    T = m·[t_b + k·(1 − t_b)·A / (max_area·H·W)].
+
+    Attributes:
+        t_b: T_b, the threshold of a region without area, as a share of m.
+        k: how fast the threshold rises with the region's area.
+        max_area: the area, as a share of the image, at which the rise is complete.
+        window: odd side of the window around the centroid in which predictions are looked at, px.
+        core: odd side of the square around the centroid that a predicted region must touch, px.
+        decay: factor on the old label outside of the kept regions; 1 keeps it (LESPS).
+        label_threshold: a label above it belongs to a region.
+        connectivity: 4 or 8, for label regions and predicted regions.
+        lock: "points" keeps only the annotated pixels at 1. "saturated" keeps every pixel that is exactly 1,
+            as the reference does; a label stored in 8 bits then never shrinks where it once reached 255.
+            "none" keeps nothing.
+    """
+
+    t_b: float = 0.5
+    k: float = 0.5
+    max_area: float = 0.0015
+    window: int = 33
+    core: int = 3
+    decay: float = 0.97
+    label_threshold: float = 0.5
+    connectivity: int = 8
+    lock: Lock = "points"
+
+    def __post_init__(self) -> None:
+        check_connectivity(self.connectivity)
+        if self.lock not in ("points", "saturated", "none"):
+            raise ConfigError("unknown label lock", found=self.lock, expected="points, saturated or none")
+        if not (0.0 <= self.t_b <= 1.0 and 0.0 <= self.decay <= 1.0 and 0.0 <= self.label_threshold < 1.0):
+            raise ConfigError(
+                "t_b, decay or label_threshold is out of range", found=self, expected="within [0, 1]"
+            )
+        if self.k < 0.0 or self.max_area <= 0.0:
+            raise ConfigError(
+                "k must not be negative and max_area must be positive", found=(self.k, self.max_area)
+            )
+        if (
+            self.window < 1
+            or self.core < 1
+            or self.window % 2 == 0
+            or self.core % 2 == 0
+            or self.core > self.window
+        ):
+            raise ConfigError("window and core need odd sides, core ≤ window", found=(self.window, self.core))
+
+
+def evolve(
+    pred: npt.NDArray[np.floating[Any]],
+    label: npt.NDArray[_Float],
+    points: npt.ArrayLike,
+    settings: EvolutionSettings | None = None,
+) -> npt.NDArray[_Float]:
+    """One evolution step of one image's label.
+
+    Args:
+        pred: float [H, W], probabilities within [0, 1] at the label's size.
+        label: float32 or float64 [H, W], within [0, 1].
+        points: integer [N, 2], rows (y, x), the annotated pixels.
+        settings: the defaults if None.
+
+    Returns:
+        A new label of the label's dtype: (label + pred)/2 inside the kept regions, decay·label outside, then
+        the lock. Cost: three passes over the image and a window per region.
+
+    Raises:
+        LabelError: sizes differ or values lie outside [0, 1]; DataError: a point lies outside the image.
+    """
+    settings = settings if settings is not None else EvolutionSettings()
+    check_unit_map(pred, "prediction")
+    check_unit_map(label, "label")
+    check_same_shape(pred, label, "the prediction and the label")
+    where = check_points(points, label.shape)
+
+    kept = np.flatnonzero(kept_regions(pred, label, settings))  # few pixels: flat positions are cheapest
+    evolved = np.multiply(label, label.dtype.type(settings.decay), order="C")
+    evolved.reshape(-1)[kept] = (label.reshape(-1)[kept] + pred.reshape(-1)[kept].astype(label.dtype)) / 2
+    if settings.lock == "saturated":
+        evolved[label == 1.0] = 1.0
+    elif settings.lock == "points":
+        evolved[where[:, 0], where[:, 1]] = 1.0
+    return evolved
+
+
+def kept_regions(
+    pred: npt.NDArray[np.floating[Any]], label: npt.NDArray[np.floating[Any]], settings: EvolutionSettings
+) -> npt.NDArray[np.bool_]:
+    """Where the label will follow the prediction: bool [H, W], the union over the label's regions."""
+    height, width = label.shape
+    kept = np.zeros(label.shape, np.bool_)
+    regions = find_regions(label > settings.label_threshold, settings.connectivity)
+    full_area = settings.max_area * (height * width)
+    half = settings.window // 2
+    for area, (row, column) in zip(regions.areas.tolist(), regions.centroids.tolist(), strict=True):
+        y, x = int(row), int(column)  # truncated, as in the reference
+        top, left = max(y - half, 0), max(x - half, 0)
+        window = np.s_[top : y + half + 1, left : x + half + 1]
+        near = pred[window]
+        # The same order of operations as the reference, in the prediction's precision: a pixel may equal T.
+        peak = near.max()
+        start = peak * settings.t_b
+        threshold = start + settings.k * (peak - start) * (area / full_area)
+        kept[window] |= _touching_core(near > threshold, y - top, x - left, settings)
+    return kept
+
+
+def _touching_core(
+    above: npt.NDArray[np.bool_], y: int, x: int, settings: EvolutionSettings
+) -> npt.NDArray[np.bool_]:
+    """The connected regions of a window's mask that meet the core around (y, x)."""
+    if not above.any():
+        return above
+    count, labels = label_mask(above, settings.connectivity)
+    r = settings.core // 2
+    keep = np.zeros(count + 1, np.bool_)
+    keep[labels[max(y - r, 0) : y + r + 1, max(x - r, 0) : x + r + 1]] = True
+    keep[0] = False
+    return keep[labels]
+
+
+def to_uint8(label: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.uint8]:
+    """A label [H, W] in 8 bits as the reference stores it: 255·label, rounded half to even, cut to 0…255."""
+    return np.clip(np.rint(label * 255), 0, 255).astype(np.uint8)
+
+
+def from_uint8(stored: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """The float64 label within [0, 1] of one stored in 8 bits."""
+    return stored / 255
