@@ -88,7 +88,10 @@ class FrozenVFM(nn.Module):
         Features cached under one fingerprint are valid for any VFM that has the same one. The weights are
         hashed as they are now, in their present precision; the device does not matter.
         """
-        digest = hashlib.sha256(f"{self.name}|{self.num_layers}|{self.norm}|{self.patch_size}".encode())
+        # The architecture without its tag: the same weights from the hub and from a file are the same.
+        config = getattr(self.model, "pretrained_cfg", None) or {}
+        arch = config.get("architecture") or type(self.model).__name__
+        digest = hashlib.sha256(f"{arch}|{self.num_layers}|{self.norm}|{self.patch_size}".encode())
         for name, value in sorted(self._hidden[0].state_dict().items()):
             digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

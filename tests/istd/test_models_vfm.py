@@ -269,6 +269,59 @@ def test_offline_with_the_weights_in_the_cache(offline: Path, weights: dict[str,
     assert same_weights(vfm, weights)
     assert not vfm.is_random
     assert repo in vfm.origin
+    file = offline.parent / "w.safetensors"
+    save_file(weights, file)
+    assert create_vfm(file, arch=ARCH).fingerprint == vfm.fingerprint  # the same weights, however found
+
+
+def _hub_error(kind: type[Exception]) -> Exception:
+    error = kind.__new__(kind)  # their constructors ask for an HTTP response
+    Exception.__init__(error, "from the hub")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("kind", "match"),
+    [
+        (huggingface_hub.errors.GatedRepoError, "accept it at huggingface.co/timm/"),
+        (huggingface_hub.errors.RepositoryNotFoundError, "no such model"),
+        (huggingface_hub.errors.EntryNotFoundError, "no weight file"),
+        (huggingface_hub.errors.OfflineModeIsEnabled, "could not be downloaded"),
+        (TimeoutError, "could not be downloaded"),
+    ],
+)
+def test_refusals_of_the_hub_are_explained(
+    offline: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception], match: str
+):
+    def refuse(url: str, **kwargs: Any) -> None:
+        raise _hub_error(kind)
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
+    with pytest.raises(ModelError, match=match):
+        create_vfm(ARCH)
+
+
+def test_weights_are_downloaded_once_the_hub_has_answered(
+    offline: Path, monkeypatch: pytest.MonkeyPatch, weights: dict[str, Tensor]
+):
+    file = offline.parent / "model.safetensors"
+    save_file(weights, file)
+    asked: list[str] = []
+
+    def metadata(url: str, **kwargs: Any) -> None:
+        asked.append(url)
+
+    def download(repo: str, filename: str, *, local_files_only: bool = False, **kwargs: Any) -> str:
+        if local_files_only:
+            raise _hub_error(huggingface_hub.errors.LocalEntryNotFoundError)
+        asked.append(filename)
+        return str(file)
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", metadata)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert same_weights(create_vfm(ARCH), weights)
+    assert len(asked) == 2
+    assert asked[1] == "model.safetensors"
 
 
 def test_a_loaded_module_is_frozen_in_place(weights: dict[str, Tensor]):
