@@ -235,7 +235,7 @@ def test_calibration_recovers_the_annotators_fraction(true_fraction: float) -> N
         images.append(image)
         masks.append(image > 60 + true_fraction * 120)
         points.append([[30, 40]])
-    found = calibrate(images, masks, points)
+    found = calibrate(images, masks, points, prior_images=0, objective="iou")
     assert found.iou == pytest.approx(1.0)
     assert found.niou == pytest.approx(1.0)
     assert abs(found.settings.fraction - true_fraction) <= 0.04
@@ -243,6 +243,19 @@ def test_calibration_recovers_the_annotators_fraction(true_fraction: float) -> N
     tuned = initialize(images[1], points[1], settings=found.settings).mask > 0
     assert np.count_nonzero(tuned ^ masks[1]) <= np.count_nonzero(default ^ masks[1])
     assert max(row[2] for row in found.table) == found.iou
+
+
+def test_the_prior_steadies_a_few_masks_and_fades() -> None:
+    image, share = blob(sigma=2.0)
+    mask, points = share > 0.6, [[30, 40]]  # one annotator's mask, far from the prior
+    fractions = [
+        calibrate([image] * count, [mask] * count, [points] * count, prior_images=prior).settings.fraction
+        for count, prior in ((1, 0.0), (1, 50.0), (1, 3.0), (12, 3.0))
+    ]
+    alone, held, one, many = fractions
+    assert abs(alone - 0.6) <= 0.06
+    assert held == 0.3
+    assert 0.3 < one <= many <= alone
 
 
 def test_calibration_prefers_the_prior_at_a_tie() -> None:
@@ -262,6 +275,8 @@ def test_calibration_refuses_what_it_cannot_use() -> None:
         calibrate([image], [np.ones((3, 3), bool)], [[[1, 1]]])
     with pytest.raises(DataError, match="differ in number"):
         calibrate([image], [], [])
+    with pytest.raises(ConfigError, match="prior"):
+        calibrate([image], [image > 100], [[[30, 40]]], prior_images=-1.0)
     with pytest.raises(ConfigError, match="grid is empty"):
         calibrate([image], [image > 100], [[[30, 40]]], fractions=())
 
