@@ -24,7 +24,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     partial: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=f".partial{target.suffix}", dir=target.parent)
+        handle, name = tempfile.mkstemp(f".partial{target.suffix}", f".{target.stem}.", target.parent)
         os.close(handle)
         partial = Path(name)
         yield partial

@@ -66,6 +66,7 @@ class TrainConfig:
     outer_every: int | None = None
     outer_steps: int = 4
     unroll_steps: int = 1
+    implicit_damping: float = 100.0
     distill_teacher: float = 0.1
     student_weight: float = 1.0
     gate_l1: float = 0.005

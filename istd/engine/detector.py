@@ -61,7 +61,8 @@ class Detector:
     """
 
     def __init__(self, model: nn.Module, vfm: FrozenVFM | None, header: dict[str, Any]) -> None:
-        self.model = model
+        # Convolutions of these shapes run about a third faster this way (measured on two CPU cores).
+        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.vfm = vfm
         self.header = header
 

@@ -120,7 +120,10 @@ def hypergradient_method(config: TrainConfig) -> bilevel.HypergradientMethod:
         case "unrolled":
             return bilevel.Unrolled(steps=config.unroll_steps)
         case "implicit":
-            # A network in the middle of training has indefinite curvature: damped, and few iterations.
-            return bilevel.Implicit(bilevel.ConjugateGradient(max_iterations=10, damping=1e-1))
+            # A network in the middle of training has indefinite curvature: without much damping conjugate
+            # gradient meets it in its first steps and (rightly) stops.
+            return bilevel.Implicit(
+                bilevel.ConjugateGradient(max_iterations=20, tolerance=1e-3, damping=config.implicit_damping)
+            )
         case _:
             return bilevel.GaussNewton()
