@@ -1,4 +1,4 @@
-"""Errors that a user of `istd` can act on: what is wrong, what was found, what was expected, how to mend it."""
+"""Errors that a user of `istd` can act on: what is wrong, what was found and expected, how to mend it."""
 
 from __future__ import annotations
 

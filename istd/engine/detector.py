@@ -62,7 +62,7 @@ class Detector:
 
     def __init__(self, model: nn.Module, vfm: FrozenVFM | None, header: dict[str, Any]) -> None:
         # Convolutions of these shapes run about a third faster this way (measured on two CPU cores).
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.to(memory_format=torch.channels_last)
         self.vfm = vfm
         self.header = header
 

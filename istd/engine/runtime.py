@@ -59,7 +59,7 @@ def make_deterministic() -> None:
     torch.backends.cudnn.deterministic = True
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling every new tensor guards against reading it before it is written, at the price of a pass over it.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def versions() -> dict[str, str]:
