@@ -1,0 +1,58 @@
+"""Any torchopt gradient transformation as an update rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._types import MaybeTensors, Tensors
+from ._base import State, UpdateRule
+
+
+class TorchoptRule(UpdateRule):
+    """Wraps a `torchopt.base.GradientTransformation`, such as `torchopt.rmsprop(1e-3)` or a chain.
+
+    Two of its faults are mended here. The momentum of `torchopt.sgd` and `torchopt.rmsprop` remembers in a
+    closure whether it was called before; one throw-away call makes every later call the same function (so
+    dampening applies to the first step too). And where a gradient is exactly 0 the derivative of a square
+    root may be 0·∞ = NaN; there it is taken as 0. A parameter that the loss does not use has gradient 0.
+    One fault stays: torchopt computes the bias corrections of its Adam family in torch's default type, so in
+    float64 they are right to 1e-5 only; `torch.optim.Adam` and `AdamW` are exact here.
+
+    Args:
+        transformation: the torchopt gradient transformation.
+    """
+
+    def __init__(self, transformation: Any) -> None:
+        self.transformation = transformation
+
+    def init(self, params: Tensors) -> State:
+        """The transformation's own fresh state."""
+        zeros = tuple(torch.zeros_like(param) for param in params)
+        with torch.no_grad():
+            self.transformation.update(zeros, self.transformation.init(zeros), params=zeros, inplace=False)
+            return self.transformation.init(tuple(param.detach() for param in params))
+
+    def update(
+        self, params: Tensors, grads: MaybeTensors, state: State, outer: Mapping[str, Tensor]
+    ) -> tuple[Tensors, State]:
+        """One step; see `UpdateRule.update`."""
+        given = tuple(
+            torch.zeros_like(param) if grad is None else _no_nan_where_zero(grad)
+            for param, grad in zip(params, grads, strict=True)
+        )
+        seen = tuple(_no_nan_where_zero(param) for param in params)
+        updates, state = self.transformation.update(given, state, params=seen, inplace=False)
+        return tuple(param + change for param, change in zip(params, updates, strict=True)), state
+
+
+def _no_nan_where_zero(tensor: Tensor) -> Tensor:
+    """The same tensor, whose derivative is 0 where it would be NaN and the tensor itself is exactly 0."""
+    if not (torch.is_grad_enabled() and tensor.requires_grad):
+        return tensor
+    result = tensor.view_as(tensor)
+    result.register_hook(lambda slope: slope.masked_fill(slope.isnan() & (tensor == 0), 0))
+    return result
