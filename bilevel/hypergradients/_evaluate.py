@@ -1,0 +1,57 @@
+"""Ask a method for the hypergradient of a problem at its live parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .. import _rng
+from ..batches import as_batches
+from ..optim import as_rule
+from ..problem import Problem
+from ._base import HypergradientMethod, Point
+from ._result import Hypergradient
+
+
+def hypergradient(
+    problem: Problem, method: HypergradientMethod, train: Any, val: Any, *, optimizer: object = None
+) -> Hypergradient:
+    """The hypergradient of a problem at its live parameters, changing nothing.
+
+    Parameters, buffers (BatchNorm statistics), optimiser state, `.grad` fields and torch's random number
+    generators are after the call as they were before; train and eval modes are honoured, not switched.
+    Random numbers (dropout) are drawn as real training from here on would draw them. State that modules
+    keep outside of parameters and buffers, and Python's or NumPy's generators, are not protected.
+
+    Args:
+        problem: the two losses and modules.
+        method: how to differentiate.
+        train: one batch of the inner loss, used at each unrolled step, or `Batches`, one a step.
+        val: one batch of the outer loss, or `Batches`, over which it is averaged.
+        optimizer: the inner optimiser, for methods that unroll it: a torch.optim optimiser that `from_torch`
+            takes, a torchopt gradient transformation, or an `UpdateRule`.
+
+    Returns:
+        The hypergradient as computed; `check_finite` is the caller's to call.
+
+    Raises:
+        BilevelError: a subclass says what is wrong with a loss, a batch or the optimiser.
+    """
+    inner = {name: p.detach() for name, p in problem.inner_parameters().items()}
+    outer = {name: p.detach() for name, p in problem.outer_parameters().items()}
+    rule = as_rule(optimizer, problem.inner_parameters()) if method.uses_optimizer else None
+    devices = problem.devices()
+    point = Point(
+        problem=problem,
+        inner=inner,
+        outer=outer,
+        buffers=problem.buffers(),
+        train=as_batches(train, "train"),
+        val=as_batches(val, "val"),
+        rule=rule,
+        devices=devices,
+        autocast=problem.autocast(),
+    )
+    with _rng.preserved(devices), torch.enable_grad():
+        return method(point)
