@@ -1,0 +1,53 @@
+"""Bilevel optimisation in PyTorch: exact and implicit hypergradients, unrolled optimisers, re-weighting.
+
+A user writes two losses on two ordinary modules and steps a `Solver`; the way to differentiate is an object
+that can be swapped for another.
+"""
+
+from . import errors, optim
+from ._info import Seconds, StepInfo
+from .batches import Batches
+from .errors import BilevelError, LinearSolveWarning
+from .hypergradients import (
+    GaussNewton,
+    Hypergradient,
+    HypergradientMethod,
+    Implicit,
+    Point,
+    Unrolled,
+    hypergradient,
+)
+from .linear_solvers import ConjugateGradient, LinearSolver, LinearSolveReport, Neumann
+from .optim import TorchoptRule, UpdateRule, from_torch, supported_optimizers
+from .problem import Problem
+from .reweighting import ClusterWeights, SampleWeights
+from .solver import Solver
+
+__all__ = [
+    "Batches",
+    "BilevelError",
+    "ClusterWeights",
+    "ConjugateGradient",
+    "GaussNewton",
+    "Hypergradient",
+    "HypergradientMethod",
+    "Implicit",
+    "LinearSolveReport",
+    "LinearSolveWarning",
+    "LinearSolver",
+    "Neumann",
+    "Point",
+    "Problem",
+    "SampleWeights",
+    "Seconds",
+    "Solver",
+    "StepInfo",
+    "TorchoptRule",
+    "Unrolled",
+    "UpdateRule",
+    "errors",
+    "from_torch",
+    "hypergradient",
+    "optim",
+    "supported_optimizers",
+]
