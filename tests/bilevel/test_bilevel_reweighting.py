@@ -1,0 +1,128 @@
+"""Re-weighting modules: the paper's formula, the reference's figures, gradients, bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from bilevel import ClusterWeights, SampleWeights
+from bilevel.errors import BatchError, OptionError
+
+
+def test_cluster_weights_agree_with_the_reference(golden: Callable[[str], dict[str, Any]]) -> None:
+    data = golden("03_cluster_weights")
+    clusters = torch.from_numpy(data["cluster_ids_of_im"])
+    for case in range(5):
+        alpha = torch.from_numpy(data[f"alpha_{case}"])
+        weights = ClusterWeights(len(alpha), normalize="detached_mean")
+        with torch.no_grad():
+            weights.logits.copy_(alpha)
+        found = weights(clusters[torch.from_numpy(data[f"ids_{case}"])])
+        torch.testing.assert_close(found.detach(), torch.from_numpy(data[f"w_{case}"]), rtol=1e-6, atol=1e-6)
+        (found * torch.from_numpy(data[f"c_{case}"])).sum().backward()
+        expected = torch.from_numpy(data[f"dalpha_sum_wc_{case}"])
+        assert weights.logits.grad is not None
+        torch.testing.assert_close(weights.logits.grad, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_cluster_weights_are_their_formula() -> None:
+    weights = ClusterWeights(3).double()
+    with torch.no_grad():
+        weights.logits.copy_(torch.tensor([2.0, -1.0, 0.5]))
+    cluster = torch.tensor([0, 0, 1, 2, 1])
+    raw = [2.0, 2.0, -1.0, 0.5, -1.0]
+    centred = [value - sum(raw) / 5 for value in raw]
+    bounded = [math.exp(math.log(2) * math.tanh(value / math.log(2))) for value in centred]
+    expected = torch.tensor([value / (sum(bounded) / 5) for value in bounded], dtype=torch.float64)
+    torch.testing.assert_close(weights(cluster).detach(), expected)
+    assert weights(cluster).sum().item() == pytest.approx(5)
+
+
+def test_default_gradient_knows_that_a_common_scale_changes_nothing() -> None:
+    cluster = torch.tensor([0, 1, 2, 0])
+    for normalize, expected in (("mean", True), ("detached_mean", False)):
+        weights = ClusterWeights(3, normalize=normalize).double()  # type: ignore[arg-type]
+        with torch.no_grad():
+            weights.logits.copy_(torch.tensor([1.0, -0.5, 0.1]))
+        weights(cluster).sum().backward()
+        assert weights.logits.grad is not None
+        # The sum of normalised weights is constant, and so is its true derivative 0.
+        assert (float(weights.logits.grad.abs().max()) < 1e-12) is expected
+
+
+@pytest.mark.parametrize("parameterization", ["bounded_exp", "softmax", "sigmoid", "softplus"])
+@pytest.mark.parametrize("normalize", ["mean", "none"])
+def test_parameterisations(parameterization: Any, normalize: Any) -> None:
+    weights = SampleWeights(4, parameterization=parameterization, normalize=normalize).double()
+    with torch.no_grad():
+        weights.logits.copy_(torch.tensor([-40.0, -1.0, 0.5, 30.0]))
+    index = torch.tensor([3, 1, 2, 1])
+    found = weights(index)
+    assert found.shape == (4,)
+    assert bool((found > 0).all())
+    assert torch.equal(found[1], found[3])
+    assert found[1] < found[2] < found[0]  # monotone in the logit
+    raw = weights.logits.detach()[index]
+    positive = {
+        "bounded_exp": torch.exp(math.log(2) * torch.tanh((raw - raw.mean()) / math.log(2))),
+        "softmax": torch.softmax(raw, 0),
+        "sigmoid": 1 / (1 + torch.exp(-raw)),
+        "softplus": torch.log1p(torch.exp(raw)),
+    }[parameterization]
+    if normalize == "mean":
+        torch.testing.assert_close(found.detach(), positive / positive.mean())
+    elif parameterization != "softmax":
+        torch.testing.assert_close(found.detach(), positive)
+
+    def value(logits: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = torch.func.functional_call(weights, {"logits": logits}, (index,))
+        return result
+
+    if (parameterization, normalize) != ("softmax", "none"):  # there the scale is a constant by design
+        moderate = torch.tensor([0.3, -1.0, 0.5, 1.5], dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(value, moderate)
+        assert torch.autograd.gradgradcheck(value, moderate)
+
+
+def test_extreme_logits_stay_finite() -> None:
+    for parameterization in ("bounded_exp", "softmax", "sigmoid", "softplus"):
+        weights = ClusterWeights(2, parameterization=parameterization)  # type: ignore[arg-type]
+        with torch.no_grad():
+            weights.logits.copy_(torch.tensor([-500.0, 500.0]))
+        found = weights(torch.tensor([0, 1]))
+        found.square().sum().backward()
+        assert torch.isfinite(found).all()
+        assert torch.isfinite(weights.logits.grad).all()
+
+
+def test_defaults_start_equal_and_say_what_they_are() -> None:
+    clusters, samples = ClusterWeights(3), SampleWeights(5)
+    assert torch.equal(clusters(torch.tensor([0, 2, 2])), torch.ones(3))
+    assert torch.equal(samples(torch.tensor([4, 0])), torch.full((2,), 0.5))
+    assert repr(clusters) == "ClusterWeights(3, parameterization='bounded_exp', normalize='mean')"
+    assert list(samples.state_dict()) == ["logits"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ClusterWeights(0),
+        lambda: ClusterWeights(3, parameterization="exp"),  # type: ignore[arg-type]
+        lambda: SampleWeights(3, normalize="sum"),  # type: ignore[arg-type]
+    ],
+)
+def test_bad_options_are_refused(make: Any) -> None:
+    with pytest.raises(OptionError, match="Weights"):
+        make()
+
+
+@pytest.mark.parametrize(
+    "index", [torch.zeros(3), torch.zeros((2, 2), dtype=torch.long), torch.ones(3).bool()]
+)
+def test_bad_indices_are_refused(index: torch.Tensor) -> None:
+    with pytest.raises(BatchError, match="integers of shape"):
+        ClusterWeights(3)(index)
