@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -28,35 +23,16 @@ from .detector import Detector, build_model, build_vfm, make_header
 from .evaluation import evaluate
 from .label_state import LabelState, label_quality, resume_labels, start_labels, update_labels
 from .methods import Full, Method, Pal, SemanticPrior
+from .position import Position
 from .progress import Bars
 from .results import finish_run
 from .run_folder import JsonLines, RunFolder
 from .runtime import choose_device, make_deterministic
+from .schedule import learning_rate
 from .seeding import seed_torch
+from .selection import selection_rule
 from .state_file import load_state, save_state
-
-
-@dataclass
-class Position:
-    """Where a run stands: the next step, and what is known so far.
-
-    Attributes:
-        epoch, step: the next step to take.
-        losses: losses of the epoch's steps so far.
-        best_score, best_epoch: of the selected model; -1 before the first evaluation.
-        label_version: of the label store; -1 without one.
-        log_lines: lines of the log that belong to what is done.
-        seconds: time spent training so far.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    losses: list[float] = field(default_factory=list)
-    best_score: float = -1.0
-    best_epoch: int = -1
-    label_version: int = -1
-    log_lines: int = 0
-    seconds: float = 0.0
+from .stopping import StopRequest
 
 
 class Trainer:
@@ -89,7 +65,7 @@ class Trainer:
         self.config = self.folder.read_config() if resume or config is None else config
         self.convention = MetricConvention()
         self.position = Position()
-        self._stop = False
+        self._stop = StopRequest(self.console)
         self._saved_at = time.monotonic()
 
     def fit(self) -> dict[str, Any]:
@@ -103,7 +79,7 @@ class Trainer:
         try:
             if not self.resume:
                 self.folder.start(self.config)
-            with self._signals():
+            with self._stop:
                 return self._fit()
         finally:
             self.folder.release()
@@ -114,14 +90,14 @@ class Trainer:
         started = time.monotonic()
         make_deterministic()
         self.device = choose_device(self.config.device)
-        with Bars(self.console, "setting up", 1, should_stop=self._should_stop) as bars:
+        with Bars(self.console, "setting up", 1, should_stop=self._stop) as bars:
             self._set_up(bars)
         before = self.position.seconds
         self.log = JsonLines(self.folder.log)
         self.log.cut(self.position.log_lines)
         done = self.position.epoch * self.steps_per_epoch() + self.position.step
         total = self.config.epochs * self.steps_per_epoch()
-        with Bars(self.console, "training", total, done, self._should_stop) as bars:
+        with Bars(self.console, "training", total, done, self._stop) as bars:
             while self.position.epoch < self.config.epochs:
                 self._epoch(bars, before - started)
         return finish_run(self)
@@ -135,7 +111,7 @@ class Trainer:
                 found=f"training images without masks in {config.data}",
                 fix="use --method pal or semantic-prior, which train from points",
             )
-        self.selection = self._selection()
+        self.selection = selection_rule(config, self.corpus)
         self.vfm = build_vfm(config, self.device)
         seed_torch(config.seed, "model")
         model = build_model(config, self.vfm, self.corpus.mean, self.corpus.std).to(self.device)
@@ -166,21 +142,6 @@ class Trainer:
                 assert isinstance(model, TeacherStudent)
                 return SemanticPrior(self.config, model, num_clusters)
 
-    def _selection(self) -> str:
-        if self.config.selection != "auto":
-            if self.config.selection == "val-masks" and self.corpus.val.masks is None:
-                raise ConfigError(
-                    "--selection val-masks needs masks for the validation split",
-                    found="validation images without masks",
-                    fix="use --selection val-labels or last",
-                )
-            if self.config.selection == "val-labels" and self.config.method == "full":
-                raise ConfigError(
-                    "--selection val-labels needs a method that makes labels", found="--method full"
-                )
-            return self.config.selection
-        return "val-labels" if self.corpus.val.masks is None else "val-masks"
-
     # -- training ---------------------------------------------------------------------------------------
 
     def steps_per_epoch(self) -> int:
@@ -206,7 +167,7 @@ class Trainer:
             position.step = step + 1
             bars.advance(f"epoch {epoch + 1}/{config.epochs}  loss {position.losses[-1]:.4f}")
             position.seconds = time.monotonic() + offset
-            if self._stop or time.monotonic() - self._saved_at > config.checkpoint_seconds:
+            if self._stop() or time.monotonic() - self._saved_at > config.checkpoint_seconds:
                 self._save()
         record["loss"] = math.fsum(position.losses) / len(position.losses)
         record["lr"] = learning_rate(config, epoch)
@@ -357,7 +318,7 @@ class Trainer:
         state = {"position": vars(self.position), "method": self.method.state_dict()}
         save_state(self.folder.checkpoint, state, kind="run")
         self._saved_at = time.monotonic()
-        if self._stop:
+        if self._stop():
             raise KeyboardInterrupt
 
     def _saved_state(self) -> dict[str, Any] | None:
@@ -379,42 +340,10 @@ class Trainer:
                 self.folder.labels, self.position.label_version, self.corpus, self.device
             )
 
-    def _should_stop(self) -> bool:
-        return self._stop
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Finish the step and save on the first signal; the second one ends at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            if self._stop:
-                raise KeyboardInterrupt
-            self._stop = True
-            self.console.print(
-                "[yellow]stopping after this step; press Ctrl-C again to stop at once[/yellow]"
-            )
-
-        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
 
 def _batch(loader: CropLoader, step: int) -> Batch:
     """Batch number `step` of a stream that runs on over the loader's epochs, however long those are."""
     return loader.batch(*divmod(step, loader.steps_per_epoch))
-
-
-def learning_rate(config: TrainConfig, epoch: float) -> float:
-    """The learning rate at a (fractional) epoch."""
-    if config.lr_schedule == "constant":
-        return config.lr
-    return 0.5 * config.lr * (1.0 + math.cos(math.pi * epoch / config.epochs))
 
 
 def _binary(labels: RaggedImages) -> RaggedImages:

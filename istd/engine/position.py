@@ -1,0 +1,28 @@
+"""Where a run stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Position:
+    """Where a run stands: the next step, and what is known so far.
+
+    Attributes:
+        epoch, step: the next step to take.
+        losses: losses of the epoch's steps so far.
+        best_score, best_epoch: of the selected model; -1 before the first evaluation.
+        label_version: of the label store; -1 without one.
+        log_lines: lines of the log that belong to what is done.
+        seconds: time spent training so far.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    best_score: float = -1.0
+    best_epoch: int = -1
+    label_version: int = -1
+    log_lines: int = 0
+    seconds: float = 0.0

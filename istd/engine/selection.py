@@ -1,0 +1,35 @@
+"""How the model that is kept is chosen; never by the test split."""
+
+from __future__ import annotations
+
+from ..errors import ConfigError
+from .config import TrainConfig
+from .corpus import Corpus
+
+
+def selection_rule(config: TrainConfig, corpus: Corpus) -> str:
+    """The rule that `config.selection` comes to on this data.
+
+    Returns:
+        "val-masks": IoU with the validation masks. "val-labels": IoU with the validation labels, made from
+        points. "last": the last epoch, whatever it is worth. "auto" is val-masks where there are masks, else
+        val-labels, or last where there are no labels either.
+
+    Raises:
+        ConfigError: what the rule needs is not there.
+    """
+    has_masks = corpus.val.masks is not None
+    has_labels = config.method != "full"
+    if config.selection == "auto":
+        return "val-masks" if has_masks else "val-labels" if has_labels else "last"
+    if config.selection == "val-masks" and not has_masks:
+        raise ConfigError(
+            "--set selection=val-masks needs masks for the validation split",
+            found="validation images without masks",
+            fix="use val-labels or last",
+        )
+    if config.selection == "val-labels" and not has_labels:
+        raise ConfigError(
+            "--set selection=val-labels needs a method that makes labels", found="--method full"
+        )
+    return config.selection
