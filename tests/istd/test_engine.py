@@ -1,0 +1,201 @@
+"""The parts of the engine: data in memory, configuration, logs, seeds, selection, evaluation."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from istd.data import SyntheticDataset, load_names, pack
+from istd.engine import RunFolder, TrainConfig, cluster_images, evaluate, load_corpus, packed, read_lines
+from istd.engine.position import Position
+from istd.engine.run_folder import JsonLines
+from istd.engine.schedule import learning_rate
+from istd.engine.seeding import derive_seed, seed_torch
+from istd.engine.selection import selection_rule
+from istd.errors import CheckpointError, ConfigError, DataError
+from istd.metrics import MetricConvention
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ISTD_CACHE", str(tmp_path / "cache"))
+
+
+def write_folder(root, count=10, size=40):
+    """A small dataset in the layout of SIRST v1."""
+    dataset = SyntheticDataset(num_train=count, num_val=1, num_test=1, size=(size, size), seed=1)
+    for folder in ("images", "masks", "idx_427"):
+        (root / folder).mkdir(parents=True)
+    names = dataset.splits["train"]
+    for name in names:
+        record = dataset.read(name)
+        cv2.imwrite(str(root / "images" / f"{name}.png"), record.image)
+        cv2.imwrite(str(root / "masks" / f"{name}_pixels0.png"), record.mask.astype(np.uint8) * 255)
+    for split, part in {"train": names[:6], "val": names[6:8], "test": names[8:]}.items():
+        (root / "idx_427" / f"{split}.txt").write_text("\n".join(part))
+    return root
+
+
+def test_a_folder_is_packed_once_and_again_when_it_changes(tmp_path):
+    root = write_folder(tmp_path / "data")
+    first = packed(root)
+    files = list((tmp_path / "cache").glob("*.h5"))
+    assert len(files) == 1
+    stamp = files[0].stat().st_mtime_ns
+    assert packed(root).splits == first.splits
+    assert files[0].stat().st_mtime_ns == stamp
+
+    name = first.splits["train"][0]
+    changed = first.read(name).image
+    changed = 255 - changed
+    cv2.imwrite(str(root / "images" / f"{name}.png"), changed)
+    assert np.array_equal(packed(root).read(name).image, changed)
+
+
+def test_the_corpus_holds_train_and_val_but_not_test(tmp_path):
+    root = write_folder(tmp_path / "data")
+    corpus = load_corpus(TrainConfig(data=str(root)), CPU)
+    assert len(corpus.train) == 6
+    assert len(corpus.val) == 2
+    held = {*corpus.train.names, *corpus.val.names}
+    assert held.isdisjoint(corpus.dataset.splits["test"])
+    images = [corpus.train.images.image(i).numpy() / 255.0 for i in range(6)]
+    assert corpus.mean == pytest.approx(np.mean([image.mean() for image in images]))
+    assert corpus.std == pytest.approx(np.mean([image.std() for image in images]))
+
+
+def test_without_a_val_split_training_images_are_held_out_by_the_seed(tmp_path):
+    path = tmp_path / "synthetic.h5"
+    pack(SyntheticDataset(num_train=10, num_val=0, num_test=2, size=(40, 40), seed=1), path)
+    first = load_corpus(TrainConfig(data=str(path), seed=0), CPU)
+    again = load_corpus(TrainConfig(data=str(path), seed=0), CPU)
+    other = load_corpus(TrainConfig(data=str(path), seed=1), CPU)
+    assert len(first.val) == 2
+    assert set(first.train.names).isdisjoint(first.val.names)
+    assert first.val.names == again.val.names
+    assert first.val.names != other.val.names
+
+
+def test_training_images_without_a_single_point_are_refused(tmp_path):
+    root = write_folder(tmp_path / "data")
+    for name in (root / "idx_427" / "train.txt").read_text().split():
+        cv2.imwrite(str(root / "masks" / f"{name}_pixels0.png"), np.zeros((40, 40), np.uint8))
+    with pytest.raises(DataError, match="no training image has a point"):
+        load_corpus(TrainConfig(data=str(root)), CPU)
+
+
+def test_clusters_see_training_images_only_and_repeat(tmp_path):
+    corpus = load_corpus(TrainConfig(data=str(write_folder(tmp_path / "data"))), CPU)
+    first = cluster_images(corpus.train, 3, seed=5)
+    again = cluster_images(corpus.train, 3, seed=5)
+    assert first.assignment.shape == (6,)
+    assert np.array_equal(first.assignment, again.assignment)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "none"}, "--method"),
+        ({"label_init": "magic"}, "contrast"),
+        ({"backbone": "resnet"}, "mlclnet"),
+        ({"epochs": 0}, "--epochs"),
+        ({"crop": 8}, "--crop"),
+        ({"target_fraction": 1.5}, "--target-fraction"),
+        ({"batch_size": 1}, "at least 2"),
+    ],
+)
+def test_impossible_configurations_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig(data="x", **changes)
+
+
+def test_a_configuration_survives_json():
+    config = TrainConfig(data="x", prior=None, clusters=7, lr=3e-4)
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    with pytest.raises(ConfigError, match="warp"):
+        TrainConfig.from_dict({**config.to_dict(), "warp": 9})
+
+
+def test_phases_shrink_with_the_run():
+    published, short = TrainConfig(data="x"), TrainConfig(data="x", epochs=30)
+    assert (published.evolve_interval, published.outer_interval) == (5, 5)
+    assert (short.evolve_interval, short.outer_interval) == (1, 1)
+    assert replace(short, evolve_every=4).evolve_interval == 4
+
+
+def test_learning_rates():
+    constant = TrainConfig(data="x", epochs=10, lr=0.5)
+    cosine = replace(constant, lr_schedule="cosine")
+    assert learning_rate(constant, 7.3) == 0.5
+    assert [learning_rate(cosine, epoch) for epoch in (0, 5, 10)] == pytest.approx([0.5, 0.25, 0.0])
+
+
+def test_seeds_depend_on_the_place_and_nothing_else():
+    places = [derive_seed(0, "step", 1, 2), derive_seed(0, "step", 12), derive_seed(1, "step", 1, 2)]
+    assert len(set(places)) == 3
+    assert derive_seed(0, "step", 1, 2) == places[0]
+    seed_torch(3, "a")
+    first = torch.rand(3)
+    torch.rand(5)
+    seed_torch(3, "a")
+    assert torch.equal(torch.rand(3), first)
+
+
+def test_selection_never_needs_what_is_not_there(tmp_path):
+    corpus = load_corpus(TrainConfig(data=str(write_folder(tmp_path / "data"))), CPU)
+    blind = replace(corpus, val=replace(corpus.val, masks=None))
+    config = TrainConfig(data="x", method="pal")
+    assert selection_rule(config, corpus) == "val-masks"
+    assert selection_rule(config, blind) == "val-labels"
+    assert selection_rule(replace(config, method="full"), blind) == "last"
+    assert selection_rule(replace(config, selection="last"), corpus) == "last"
+    with pytest.raises(ConfigError, match="val-masks"):
+        selection_rule(replace(config, selection="val-masks"), blind)
+    with pytest.raises(ConfigError, match="val-labels"):
+        selection_rule(replace(config, method="full", selection="val-labels"), corpus)
+
+
+def test_a_log_is_cut_back_and_survives_a_torn_last_line(tmp_path):
+    log = JsonLines(tmp_path / "log.jsonl")
+    for epoch in range(4):
+        log.append({"epoch": epoch, "loss": 1 / 3})
+    with log.path.open("a") as stream:
+        stream.write('{"epoch": 4, "lo')
+    assert [line["epoch"] for line in read_lines(log.path)] == [0, 1, 2, 3]
+    again = JsonLines(log.path)
+    again.cut(2)
+    again.append({"epoch": 9})
+    assert [line["epoch"] for line in read_lines(log.path)] == [0, 1, 9]
+    assert next(read_lines(log.path))["loss"] == 1 / 3
+
+
+def test_a_damaged_run_configuration_is_named(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.config.write_text('{"data": "x", ')
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        folder.read_config()
+
+
+def test_a_perfect_detector_scores_perfectly(tmp_path):
+    corpus = load_corpus(TrainConfig(data=str(write_folder(tmp_path / "data"))), CPU)
+    images = load_names(corpus.dataset, corpus.train.names)
+    masks = iter([images.masks.image(i) for i in range(len(images))])
+    scores, rows = evaluate(
+        lambda image: (next(masks).float()[None, None] - 0.5) * 20, images, MetricConvention()
+    )
+    assert scores["iou"] == scores["pd"] == scores["f1"] == 1.0
+    assert scores["fa"] == 0.0
+    assert [row["name"] for row in rows] == list(images.names)
+    with pytest.raises(DataError, match="mask"):
+        evaluate(lambda image: image, replace(images, masks=None), MetricConvention())
+
+
+def test_a_fresh_position_is_json():
+    assert json.loads(json.dumps(vars(Position())))["epoch"] == 0
