@@ -157,7 +157,7 @@ class Problem:
             for name, tensor in tensors.items():
                 for slot in slots[name]:
                     given[slot] = tensor
-        given.update(_fork(buffers))
+        given.update(fork(buffers))
         with explained(self.describe(level)):
             answer = torch.func.functional_call(
                 self._both,
@@ -246,7 +246,7 @@ def _own_parameters(module: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]
             yield path, name, parameter
 
 
-def _fork(buffers: Mapping[str, Tensor]) -> NamedTensors:
+def fork(buffers: Mapping[str, Tensor]) -> NamedTensors:
     """Copies of the buffers; one that is kept in two places is still the same tensor in both."""
     copies: dict[int, Tensor] = {}
     for buffer in buffers.values():

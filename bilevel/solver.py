@@ -19,7 +19,7 @@ from .batches import as_batches
 from .errors import IndependentLossError, NonFiniteError, NonFiniteLossError, OptionError, StateError
 from .hypergradients import Hypergradient, HypergradientMethod
 from .hypergradients import hypergradient as evaluate
-from .problem import Problem
+from .problem import Problem, fork
 
 _VERSION = 1
 
@@ -137,7 +137,10 @@ class Solver:
         )
 
     def inner_step(self, train: Any) -> StepInfo:
-        """One ordinary training step of the live inner module on one batch (or the mean over `Batches`)."""
+        """One ordinary training step of the live inner module on one batch (or the mean over `Batches`).
+
+        If the loss or its gradient is not finite, buffers such as BatchNorm statistics are put back too.
+        """
         began = time.perf_counter()
         parameters = tuple(self.problem.inner_parameters().values())
         outer = {name: p.detach() for name, p in self.problem.outer_parameters().items()}
@@ -146,6 +149,7 @@ class Solver:
         def differentiate(loss: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
             return loss.detach(), gradients(loss, parameters)
 
+        buffers = fork(self.problem.buffers())
         with torch.enable_grad():
             loss, grads = self.problem.live("inner", as_batches(train, "train"), differentiate)
         present = [grad for grad in grads if grad is not None]
@@ -165,6 +169,9 @@ class Solver:
                 found=f"loss {value}, gradient norm {norm}",
                 fix="lower the inner learning rate, or look for log(0), sqrt(0) and 0/0 in the loss",
             )
+            with torch.no_grad():
+                for name, buffer in self.problem.buffers().items():
+                    buffer.copy_(buffers[name])
             skipped = (self._skip(error),)
         else:
             self._inner_live.apply(parameters, grads, outer)

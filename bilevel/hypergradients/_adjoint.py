@@ -69,8 +69,9 @@ def adjoint_unroll(point: Point, rule: UpdateRule, steps: int, differentiated: i
         point, rule, outer, now, point.train.at(steps - 1), turn, first=first == steps - 1, check=True
     )
     losses.append(back.loss)
-    total = add(final[0].outer, back.outer)
+    outer_loss, total = final[0].loss, add(final[0].outer, back.outer)
     del now
+    final.clear()
     for step, snapshot in zip(range(steps - 2, first - 1, -1), trajectory.backwards(), strict=True):
         snapshot.rng.restore()
         adjoint = back.adjoint
@@ -85,7 +86,7 @@ def adjoint_unroll(point: Point, rule: UpdateRule, steps: int, differentiated: i
             check=False,
         )
         total = add(total, back.outer)
-    return point.answer(total, outer_loss=final[0].loss, inner_losses=torch.stack(losses))
+    return point.answer(total, outer_loss=outer_loss, inner_losses=torch.stack(losses))
 
 
 def start(point: Point, rule: UpdateRule) -> Snapshot:

@@ -44,8 +44,8 @@ def graph_unroll(point: Point, rule: UpdateRule, steps: int, differentiated: int
         losses.append(loss)
 
     def differentiate(loss: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        # An operator without a second derivative is met here, but it is the inner loss that uses it.
-        with explained(point.problem.describe("inner")):
+        # What the inner loss used and cannot be differentiated twice is met only here.
+        with explained(f"{point.problem.describe('inner')} or {point.problem.describe('outer')}"):
             return loss.detach(), gradients(loss, (*outer, *inner))
 
     (loss, found), _ = point.run("outer", inner, outer, buffers, point.val, differentiate)

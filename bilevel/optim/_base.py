@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-import torch
 import torchopt
 from torch import Tensor
 
@@ -26,10 +25,7 @@ class UpdateRule(ABC):
 
     linear: bool = False
     """Whether new parameters and state are linear in parameters, gradients and state, with constant
-    coefficients. Then the adjoint pass needs no stored optimiser state."""
-
-    uses_outer: ClassVar[bool] = False
-    """Whether `update` reads the outer parameters (a learned learning rate); they are then differentiated."""
+    coefficients: then the adjoint pass needs no stored optimiser state."""
 
     @abstractmethod
     def init(self, params: Tensors) -> State:
@@ -45,7 +41,7 @@ class UpdateRule(ABC):
             params: the inner parameters.
             grads: the gradient of the inner loss for each; None where the loss does not use the parameter.
             state: what `init` or the previous `update` answered.
-            outer: the outer parameters by name.
+            outer: the outer parameters by name, for rules whose settings are learned.
 
         Returns:
             The new parameters and the new state.
@@ -96,20 +92,6 @@ def differentiable_leaves(state: State) -> list[Tensor]:
 def replace_leaves(state: State, change: Callable[[Tensor], Tensor]) -> State:
     """The same state with each floating-point tensor changed."""
     return torchopt.pytree.tree_map(lambda leaf: change(leaf) if _is_differentiable(leaf) else leaf, state)
-
-
-def scaled_add(left: Tensor, right: Tensor, factor: float | Tensor) -> Tensor:
-    """`left + factor · right`, for a number or a learnable tensor, rounded as torch.optim rounds."""
-    if isinstance(factor, Tensor):
-        return torch.addcmul(left, right, factor)
-    return left.add(right, alpha=factor)
-
-
-def number(value: Any) -> Any:
-    """A setting as a plain number, unless it is a tensor that is learned."""
-    if isinstance(value, Tensor) and not value.requires_grad:
-        return value.item()
-    return value
 
 
 def _is_differentiable(leaf: Any) -> bool:

@@ -14,18 +14,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._base import PerParameterRule, number, scaled_add
+from ._base import PerParameterRule
 
 
 @dataclass(frozen=True)
 class AdamSettings:
     """The settings of one torch.optim.Adam or AdamW parameter group; `decoupled` is AdamW's weight decay."""
 
-    lr: float | Tensor
+    lr: float
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
-    weight_decay: float | Tensor = 0.0
+    weight_decay: float = 0.0
     amsgrad: bool = False
     maximize: bool = False
     decoupled: bool = False
@@ -59,7 +59,7 @@ class Adam(PerParameterRule[AdamSettings, AdamState]):
             if setting.decoupled:
                 param = param * (1 - setting.lr * setting.weight_decay)
             else:
-                grad = scaled_add(grad, param, setting.weight_decay)
+                grad = grad.add(param, alpha=setting.weight_decay)
         step = state.step + 1
         mean = torch.lerp(state.mean, grad, 1 - setting.beta1)
         square = torch.addcmul(state.square * setting.beta2, grad, grad, value=1 - setting.beta2)
@@ -69,8 +69,6 @@ class Adam(PerParameterRule[AdamSettings, AdamState]):
         moved, root = _safe(mean, square if largest is None else largest)
         denominator = root / (1 - setting.beta2**step) ** 0.5 + setting.eps
         step_size = setting.lr / (1 - setting.beta1**step)
-        if isinstance(step_size, Tensor):
-            return param - step_size * moved / denominator, new_state
         return torch.addcdiv(param, moved, denominator, value=-step_size), new_state
 
 
@@ -94,11 +92,11 @@ def from_torch_adam(
         beta1, beta2 = group["betas"]
         settings.append(
             AdamSettings(
-                lr=number(group["lr"]),
-                beta1=number(beta1),
-                beta2=number(beta2),
-                eps=number(group["eps"]),
-                weight_decay=number(group["weight_decay"]),
+                lr=float(group["lr"]),
+                beta1=float(beta1),
+                beta2=float(beta2),
+                eps=float(group["eps"]),
+                weight_decay=float(group["weight_decay"]),
                 amsgrad=bool(group["amsgrad"]),
                 maximize=bool(group["maximize"]),
                 decoupled=bool(group.get("decoupled_weight_decay", decoupled)),

@@ -7,24 +7,23 @@ replayed in the adjoint pass would not be the step that was taken.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ._base import PerParameterRule, number, scaled_add
+from ._base import PerParameterRule
 
 
 @dataclass(frozen=True)
 class SGDSettings:
     """The settings of one torch.optim.SGD parameter group."""
 
-    lr: float | Tensor
-    momentum: float | Tensor = 0.0
+    lr: float
+    momentum: float = 0.0
     dampening: float = 0.0
-    weight_decay: float | Tensor = 0.0
+    weight_decay: float = 0.0
     nesterov: bool = False
     maximize: bool = False
 
@@ -38,9 +37,7 @@ class SGDState(NamedTuple):
 class SGD(PerParameterRule[SGDSettings, SGDState]):
     """b ← m·b + (1−d)(g + γw), b ← g + γw at the first step; w ← w − η·b, or η(g + γw + m·b) if Nesterov."""
 
-    def __init__(self, settings: Sequence[SGDSettings], states: Sequence[SGDState | None]) -> None:
-        super().__init__(settings, states)
-        self.linear = not any(isinstance(value, Tensor) for one in settings for value in vars(one).values())
+    linear = True
 
     def step(
         self, param: Tensor, grad: Tensor, state: SGDState | None, setting: SGDSettings
@@ -49,15 +46,15 @@ class SGD(PerParameterRule[SGDSettings, SGDState]):
         if setting.maximize:
             grad = -grad
         if setting.weight_decay != 0:
-            grad = scaled_add(grad, param, setting.weight_decay)
+            grad = grad.add(param, alpha=setting.weight_decay)
         if setting.momentum != 0:
             if state is None:
                 buffer = grad
             else:
-                buffer = scaled_add(state.buffer * setting.momentum, grad, 1 - setting.dampening)
+                buffer = (state.buffer * setting.momentum).add(grad, alpha=1 - setting.dampening)
             state = SGDState(buffer)
-            grad = scaled_add(grad, buffer, setting.momentum) if setting.nesterov else buffer
-        return scaled_add(param, grad, -setting.lr), state
+            grad = grad.add(buffer, alpha=setting.momentum) if setting.nesterov else buffer
+        return param.add(grad, alpha=-setting.lr), state
 
 
 def from_torch_sgd(
@@ -66,10 +63,10 @@ def from_torch_sgd(
     """The rule of a live torch.optim.SGD, with its momentum buffers."""
     settings = [
         SGDSettings(
-            lr=number(group["lr"]),
-            momentum=number(group["momentum"]),
-            dampening=number(group["dampening"]),
-            weight_decay=number(group["weight_decay"]),
+            lr=float(group["lr"]),
+            momentum=float(group["momentum"]),
+            dampening=float(group["dampening"]),
+            weight_decay=float(group["weight_decay"]),
             nesterov=bool(group["nesterov"]),
             maximize=bool(group["maximize"]),
         )

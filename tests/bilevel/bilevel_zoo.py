@@ -260,7 +260,7 @@ def cosine(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
-    "sgd": lambda p: torch.optim.SGD(p, lr=0.2),
+    "sgd": lambda p: torch.optim.SGD(p, lr=torch.tensor(0.2, dtype=torch.float64)),
     "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.02),
     "dampening": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.8, dampening=0.3),
     "nesterov": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),

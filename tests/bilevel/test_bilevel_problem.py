@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from typing import Any
 
 import bilevel_zoo as zoo
@@ -10,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from bilevel import (
@@ -30,7 +33,7 @@ METHODS: dict[str, HypergradientMethod] = {
     "graph": Unrolled(3, mode="graph"),
     "truncated": Unrolled(3, truncate=1),
     "conjugate gradient": Implicit(ConjugateGradient(3, damping=5.0)),
-    "neumann": Implicit(Neumann(0.01, 3)),
+    "neumann": Implicit(Neumann(0.01, 3, damping=5.0)),
     "gauss-newton": GaussNewton(),
 }
 
@@ -301,6 +304,52 @@ def test_autocast(name: str, outside: bool) -> None:
     assert set(seen) == {torch.bfloat16}
     assert found["logits"].dtype == torch.float32
     assert zoo.relative_error(found, expected) < 0.2
+
+
+class Bf16Outputs(TorchDispatchMode):
+    """Remembers, weakly, every low-precision tensor that an operator made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[weakref.ref[Tensor]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.dtype == torch.bfloat16:
+            self.seen.append(weakref.ref(result))
+        return result
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_autocast_of_the_caller_neither_hoards_casts_nor_reaches_the_backward_pass(name: str) -> None:
+    case = zoo.reweighted_mlp()
+    case.inner.float()
+    case.outer.float()
+    case.train = [(x.float(), y, c) for x, y, c in case.train]
+    case.val = (case.val[0].float(), case.val[1])
+    optimizer = torch.optim.SGD(case.inner.parameters(), lr=0.1)
+    problem = case.problem()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with Bf16Outputs() as low:
+            hypergradient(problem, METHODS[name], case.train[0], case.val, optimizer=optimizer)
+        gc.collect()
+        assert low.seen
+        assert not [one for one in low.seen if one() is not None]
+
+    expected = hypergradient(problem, METHODS[name], case.train[0], case.val, optimizer=optimizer)
+
+    def exact(loss: Any) -> Any:
+        def wrapped(*args: Any) -> Tensor:
+            with torch.autocast("cpu", enabled=False):
+                result: Tensor = loss(*args)
+                return result
+
+        return wrapped
+
+    case.inner_loss, case.outer_loss = exact(case.inner_loss), exact(case.outer_loss)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = hypergradient(case.problem(), METHODS[name], case.train[0], case.val, optimizer=optimizer)
+    assert torch.equal(found["logits"], expected["logits"])
 
 
 def test_batches_and_ambiguous_lists() -> None:

@@ -161,7 +161,7 @@ OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
 PATHS = {
     "unrolled": Unrolled(2),
     "gauss-newton": GaussNewton(),
-    "implicit": Implicit(Neumann(0.01, 3)),
+    "implicit": Implicit(Neumann(0.01, 3, damping=5.0)),
 }
 
 
@@ -308,6 +308,17 @@ def test_non_finite_losses_are_named() -> None:
     case.outer_loss = lambda *args: outer(*args) / 0
     with pytest.raises(NonFiniteLossError, match="outer_loss"):
         case.solver(optimizer, GaussNewton()).step(case.train[0], case.val)
+
+
+def test_a_skipped_inner_step_leaves_running_statistics_alone() -> None:
+    case = zoo.conv_net()
+    solver = case.solver(torch.optim.SGD(case.inner.parameters(), lr=0.1), GaussNewton(), on_nonfinite="skip")
+    solver.inner_step(case.train[0])
+    before = copy.deepcopy(case.inner.state_dict())
+    x, y, cluster = case.train[1]
+    info = solver.inner_step((x / 0, y, cluster))
+    assert info.skipped_total == 1
+    assert all(torch.equal(value, before[name]) for name, value in case.inner.state_dict().items())
 
 
 def test_optimisers_must_own_their_level() -> None:

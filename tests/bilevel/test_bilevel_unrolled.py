@@ -237,8 +237,6 @@ def test_parameters_used_at_some_steps_only(name: str, mode: Any) -> None:
 class LearnedSGD(UpdateRule):
     """w ← w − exp(log_lr)·g, where log_lr is an outer parameter."""
 
-    uses_outer = True
-
     def init(self, params: Any) -> Any:
         return ()
 

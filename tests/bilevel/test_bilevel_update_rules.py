@@ -189,6 +189,27 @@ def test_modes_agree_for_other_torchopt_transformations(make: Any) -> None:
     assert zoo.relative_error(found[0], found[1]) < 1e-9
 
 
+@pytest.mark.parametrize("mode", ["adjoint", "graph"])
+def test_entry_whose_gradients_were_all_zero_counts_as_constant(mode: Any) -> None:
+    """G = Σ λw² at λ = (0, 0.3): the first gradient is 0 though it depends on λ, with a slope of 1/ε."""
+    scale = zoo.Scale(2)
+    with torch.no_grad():
+        scale.log.copy_(torch.tensor([0.0, 0.3]))
+    model = torch.nn.Linear(2, 1, bias=False).double()
+    case = zoo.Case(
+        lambda net, lam, batch: (lam.log * net.weight[0].square()).sum(),
+        lambda net, lam, batch: net.weight[0].square().sum(),
+        model,
+        scale,
+        [None],
+        None,
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    found = hypergradient(case.problem(), Unrolled(3, mode=mode), None, None, optimizer=optimizer)
+    assert found["log"][0] == 0
+    assert 0 < abs(float(found["log"][1])) < 1
+
+
 def test_torchopt_momentum_is_a_pure_function_here() -> None:
     rule = TorchoptRule(torchopt.sgd(0.1, momentum=0.9))
     params = tuple(p.detach() for p in parameters())
