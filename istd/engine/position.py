@@ -12,6 +12,7 @@ class Position:
     Attributes:
         epoch, step: the next step to take.
         losses: losses of the epoch's steps so far.
+        noted: what the epoch's line in the log has so far.
         best_score, best_epoch: of the selected model; -1 before the first evaluation.
         label_version: of the label store; -1 without one.
         log_lines: lines of the log that belong to what is done.
@@ -21,6 +22,7 @@ class Position:
     epoch: int = 0
     step: int = 0
     losses: list[float] = field(default_factory=list)
+    noted: dict[str, float] = field(default_factory=dict)
     best_score: float = -1.0
     best_epoch: int = -1
     label_version: int = -1

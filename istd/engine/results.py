@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from ..data import ImageSet, load_split
 from ..viz import LabelStrip, Overlay, plot_curves, plot_gallery, plot_overlays
 from .detector import Detector, load_weights
 from .evaluation import evaluate, probability_maps
+from .progress import Bars
 from .run_folder import read_lines
 from .runtime import versions
 from .state_file import load_state
@@ -36,21 +38,27 @@ def finish_run(run: Trainer) -> dict[str, Any]:
     )
     load_weights(run.detector.model, load_state(path, kind=kind, device=run.device)["weights"], path)
     results = describe_run(run)
+    with Bars(run.console, "evaluating the selected model", 1, should_stop=run.stop) as bars:
+        _score(run, results, bars)
+    return results
+
+
+def _score(run: Trainer, results: dict[str, Any], bars: Bars) -> None:
+    """Add the metrics to `results` and write everything."""
     test_names = run.corpus.dataset.splits.get("test", ())
     shown = run.corpus.val
     if test_names:
         test = load_split(run.corpus.dataset, "test", device=run.device)
         shown = test
         if test.masks is not None:
-            results["metrics"]["test"] = score_roles(run.detector, test, run, run.folder.per_image)
+            results["metrics"]["test"] = score_roles(run, test, bars, run.folder.per_image)
     if run.corpus.val.masks is not None:
-        results["metrics"]["val"] = score_roles(run.detector, run.corpus.val, run)
+        results["metrics"]["val"] = score_roles(run, run.corpus.val, bars)
     write_json(run.folder.results, results)
     plot_curves(list(read_lines(run.folder.log)), run.folder.curves, title=title(results))
     plot_overlays(make_overlays(run.detector, shown), run.folder.overlays)
     if run.labels is not None:
         plot_gallery(make_strips(run), run.folder.gallery)
-    return results
 
 
 def title(results: dict[str, Any]) -> str:
@@ -92,16 +100,12 @@ def describe_run(run: Trainer) -> dict[str, Any]:
     return description
 
 
-def score_roles(
-    detector: Detector, images: ImageSet, run: Trainer, table: Path | None = None
-) -> dict[str, Any]:
+def score_roles(run: Trainer, images: ImageSet, bars: Bars, table: Path | None = None) -> dict[str, Any]:
     """Metrics of the student, and of the teacher if any; the student's per-image table goes to `table`."""
     scores: dict[str, Any] = {}
-    for role in ("student", "teacher") if detector.has_teacher else ("student",):
+    for role in ("student", "teacher") if run.detector.has_teacher else ("student",):
         scores[role], rows = evaluate(
-            lambda image, role=role: detector.logits(image, role),  # type: ignore[misc]
-            images,
-            run.convention,
+            partial(run.detector.logits, role=role), images, run.convention, partial(bars, f"the {role}")
         )
         if role == "student" and table is not None:
             write_text(table, to_csv(rows))

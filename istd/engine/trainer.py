@@ -65,7 +65,7 @@ class Trainer:
         self.config = self.folder.read_config() if resume or config is None else config
         self.convention = MetricConvention()
         self.position = Position()
-        self._stop = StopRequest(self.console)
+        self.stop = StopRequest(self.console)
         self._saved_at = time.monotonic()
 
     def fit(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class Trainer:
         try:
             if not self.resume:
                 self.folder.start(self.config)
-            with self._stop:
+            with self.stop:
                 return self._fit()
         finally:
             self.folder.release()
@@ -90,14 +90,14 @@ class Trainer:
         started = time.monotonic()
         make_deterministic()
         self.device = choose_device(self.config.device)
-        with Bars(self.console, "setting up", 1, should_stop=self._stop) as bars:
+        with Bars(self.console, "setting up", 1, should_stop=self.stop) as bars:
             self._set_up(bars)
         before = self.position.seconds
         self.log = JsonLines(self.folder.log)
         self.log.cut(self.position.log_lines)
         done = self.position.epoch * self.steps_per_epoch() + self.position.step
         total = self.config.epochs * self.steps_per_epoch()
-        with Bars(self.console, "training", total, done, self._stop) as bars:
+        with Bars(self.console, "training", total, done, self.stop) as bars:
             while self.position.epoch < self.config.epochs:
                 self._epoch(bars, before - started)
         return finish_run(self)
@@ -154,7 +154,8 @@ class Trainer:
         epoch = position.epoch
         record: dict[str, Any] = {"event": "epoch", "epoch": epoch}
         if position.step == 0 and self._evolves(epoch):
-            record.update(self._evolve(bars))
+            position.noted = self._evolve(bars)
+        record.update(position.noted)
         loader = self._loader("train", self._train_labels(), self._pool())
         count = self.steps_per_epoch()
         for step in range(position.step, count):
@@ -167,7 +168,7 @@ class Trainer:
             position.step = step + 1
             bars.advance(f"epoch {epoch + 1}/{config.epochs}  loss {position.losses[-1]:.4f}")
             position.seconds = time.monotonic() + offset
-            if self._stop() or time.monotonic() - self._saved_at > config.checkpoint_seconds:
+            if self.stop() or time.monotonic() - self._saved_at > config.checkpoint_seconds:
                 self._save()
         record["loss"] = math.fsum(position.losses) / len(position.losses)
         record["lr"] = learning_rate(config, epoch)
@@ -183,7 +184,8 @@ class Trainer:
     def _finish_epoch(self, record: dict[str, Any], offset: float) -> None:
         position = self.position
         self.log.append(record)
-        position.epoch, position.step, position.losses = position.epoch + 1, 0, []
+        position.epoch, position.step = position.epoch + 1, 0
+        position.losses, position.noted = [], {}
         position.log_lines = self.log.count
         position.seconds = time.monotonic() + offset
         self._save()
@@ -318,7 +320,7 @@ class Trainer:
         state = {"position": vars(self.position), "method": self.method.state_dict()}
         save_state(self.folder.checkpoint, state, kind="run")
         self._saved_at = time.monotonic()
-        if self._stop():
+        if self.stop():
             raise KeyboardInterrupt
 
     def _saved_state(self) -> dict[str, Any] | None:
