@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from . import options as opt
 from .tables import results_table, show_files
+
+if TYPE_CHECKING:
+    from ..engine import Trainer
 
 
 def demo(
@@ -21,6 +25,7 @@ def demo(
     batch_size: opt.BatchSize = 8,
     seed: opt.Seed = 0,
     out: opt.Out = Path("runs/demo"),
+    resume: opt.Resume = False,
     device: opt.Device = "auto",
 ) -> None:
     """Generate infrared images, train on one point per target, and show what the detector finds.
@@ -34,6 +39,9 @@ def demo(
 
     console = Console()
     tune_allocator()
+    if resume:
+        _finish(Trainer(None, out, resume=True, console=console), console)
+        return
     data = out / "synthetic.h5"
     if (out / "config.json").exists() and not data.exists():
         raise CheckpointError(
@@ -60,9 +68,12 @@ def demo(
         evolve_every=3,
         device=device,
     )
-    trainer = Trainer(config, out, console=console)
+    _finish(Trainer(config, out, console=console), console)
+
+
+def _finish(trainer: Trainer, console: Console) -> None:
     results = trainer.fit()
     console.print("[bold]3[/bold] against the masks that training never saw")
     console.print(results_table(results))
     show_files(console, trainer.folder)
-    console.print(f"\nnow detect in your own images: [bold]istd predict {out} FOLDER[/bold]")
+    console.print(f"\nnow detect in your own images: [bold]istd predict {trainer.folder.root} FOLDER[/bold]")

@@ -40,8 +40,19 @@ def data(tmp_path_factory):
 def trained(tmp_path_factory, data):
     out = tmp_path_factory.mktemp("runs") / "run"
     command = [sys.executable, "-c", "from istd.cli import main; main()", "train", "--data", str(data)]
-    command += ["--out", str(out), "--vfm", "random", "--epochs", "2", "--crop", "32", "--batch-size", "4"]
-    command += ["--set", "vfm_layers=2", "--set", "clusters=2"]
+    command += [
+        "--out",
+        str(out),
+        "--vfm",
+        "random:test_vit",
+        "--epochs",
+        "2",
+        "--crop",
+        "32",
+        "--batch-size",
+        "4",
+    ]
+    command += ["--set", "clusters=2"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "RANDOM" in done.stdout

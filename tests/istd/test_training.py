@@ -23,8 +23,7 @@ SMALL = {
     "epochs": 5,
     "crop": 32,
     "batch_size": 4,
-    "vfm": "random",
-    "vfm_layers": 2,
+    "vfm": "random:test_vit",
     "evolve_every": 1,
     "outer_every": 2,
     "outer_steps": 1,
@@ -143,7 +142,18 @@ def run_command(data, out, *more):
         key: value for key, value in SMALL.items() if key not in ("epochs", "crop", "batch_size", "vfm")
     }
     command = [sys.executable, "-c", "from istd.cli import main; main()", "train", "--data", str(data)]
-    command += ["--epochs", "5", "--crop", "32", "--batch-size", "4", "--vfm", "random", "--out", str(out)]
+    command += [
+        "--epochs",
+        "5",
+        "--crop",
+        "32",
+        "--batch-size",
+        "4",
+        "--vfm",
+        SMALL["vfm"],
+        "--out",
+        str(out),
+    ]
     for key, value in settings.items():
         command += ["--set", f"{key}={value}"]
     # checkpoint at every step, so that a kill finds each kind of moment
