@@ -20,12 +20,20 @@ from .hypergradients import (
 from .linear_solvers import ConjugateGradient, LinearSolver, LinearSolveReport, Neumann
 from .optim import TorchoptRule, UpdateRule, from_torch, supported_optimizers
 from .problem import Problem
-from .reweighting import ClusterWeights, SampleWeights
+from .reweighting import (
+    ClassWeights,
+    ClusterWeights,
+    MetaWeightNet,
+    OnlineReweighting,
+    SampleWeights,
+    SoftLabels,
+)
 from .solver import Solver
 
 __all__ = [
     "Batches",
     "BilevelError",
+    "ClassWeights",
     "ClusterWeights",
     "ConjugateGradient",
     "GaussNewton",
@@ -35,11 +43,14 @@ __all__ = [
     "LinearSolveReport",
     "LinearSolveWarning",
     "LinearSolver",
+    "MetaWeightNet",
     "Neumann",
+    "OnlineReweighting",
     "Point",
     "Problem",
     "SampleWeights",
     "Seconds",
+    "SoftLabels",
     "Solver",
     "StepInfo",
     "TorchoptRule",

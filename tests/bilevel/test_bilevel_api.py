@@ -14,6 +14,7 @@ def test_public_names() -> None:
     assert sorted(bilevel.__all__) == [
         "Batches",
         "BilevelError",
+        "ClassWeights",
         "ClusterWeights",
         "ConjugateGradient",
         "GaussNewton",
@@ -23,11 +24,14 @@ def test_public_names() -> None:
         "LinearSolveReport",
         "LinearSolveWarning",
         "LinearSolver",
+        "MetaWeightNet",
         "Neumann",
+        "OnlineReweighting",
         "Point",
         "Problem",
         "SampleWeights",
         "Seconds",
+        "SoftLabels",
         "Solver",
         "StepInfo",
         "TorchoptRule",
@@ -73,6 +77,10 @@ def test_signatures() -> None:
     assert arguments(bilevel.ConjugateGradient) == ["max_iterations", "tolerance", "damping"]
     assert arguments(bilevel.Neumann) == ["step_size", "max_iterations", "tolerance", "damping"]
     assert arguments(bilevel.ClusterWeights) == ["num_clusters", "parameterization", "normalize", "init"]
+    assert arguments(bilevel.ClassWeights) == ["num_classes", "parameterization", "normalize", "init"]
+    assert arguments(bilevel.MetaWeightNet) == ["hidden", "detach", "normalize"]
+    assert arguments(bilevel.SoftLabels) == ["labels", "num_classes", "confidence"]
+    assert arguments(bilevel.OnlineReweighting) == ["sample_loss", "outer_loss", "model"]
     assert arguments(bilevel.SampleWeights) == ["num_samples", "parameterization", "normalize", "init"]
 
 
