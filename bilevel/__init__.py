@@ -9,6 +9,7 @@ from ._info import Seconds, StepInfo
 from .batches import Batches
 from .errors import BilevelError, LinearSolveWarning
 from .hypergradients import (
+    ForwardMode,
     GaussNewton,
     Hypergradient,
     HypergradientMethod,
@@ -17,7 +18,12 @@ from .hypergradients import (
     Unrolled,
     hypergradient,
 )
-from .linear_solvers import ConjugateGradient, LinearSolver, LinearSolveReport, Neumann
+from .linear_solvers import (
+    ConjugateGradient,
+    LinearSolveReport,
+    LinearSolver,
+    Neumann,
+)
 from .optim import TorchoptRule, UpdateRule, from_torch, supported_optimizers
 from .problem import Problem
 from .reweighting import (
@@ -36,6 +42,7 @@ __all__ = [
     "ClassWeights",
     "ClusterWeights",
     "ConjugateGradient",
+    "ForwardMode",
     "GaussNewton",
     "Hypergradient",
     "HypergradientMethod",

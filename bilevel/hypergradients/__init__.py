@@ -3,11 +3,13 @@
 from ._base import HypergradientMethod, Point
 from ._evaluate import hypergradient
 from ._result import Hypergradient
+from .forward_mode import ForwardMode
 from .gauss_newton import GaussNewton
 from .implicit import Implicit
 from .unrolled import Unrolled
 
 __all__ = [
+    "ForwardMode",
     "GaussNewton",
     "Hypergradient",
     "HypergradientMethod",

@@ -23,7 +23,7 @@ from ..optim._base import State, differentiable_leaves, replace_leaves
 from ._base import Point
 from ._outer import OuterGradients, outer_gradients
 from ._result import Hypergradient
-from ._trajectory import MemoryTrajectory, Snapshot
+from ._trajectory import Snapshot, Storage, trajectory
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,24 @@ class StepBack:
     adjoint: Adjoint
 
 
-def adjoint_unroll(point: Point, rule: UpdateRule, steps: int, differentiated: int) -> Hypergradient:
+def adjoint_unroll(
+    point: Point, rule: UpdateRule, steps: int, differentiated: int, storage: Storage = "memory"
+) -> Hypergradient:
     """Take `steps` inner steps without a graph, then walk back over the last `differentiated` of them.
 
     The last step is taken with its graph at once, which is still there when the walk back begins.
     """
-    trajectory = MemoryTrajectory(rule)
+
+    def again(at: Snapshot, step: int) -> Snapshot:
+        return advance(point, rule, at, point.train.at(step))[1]
+
+    first = steps - differentiated
+    kept = trajectory(storage, rule, first, differentiated - 1, again)
     now = start(point, rule)
     losses = []
-    first = steps - differentiated
     for step in range(steps - 1):
         if step >= first:
-            trajectory.push(now)
+            kept.push(now)
         loss, now = advance(point, rule, now, point.train.at(step))
         losses.append(loss)
 
@@ -72,7 +78,7 @@ def adjoint_unroll(point: Point, rule: UpdateRule, steps: int, differentiated: i
     outer_loss, total = final[0].loss, add(final[0].outer, back.outer)
     del now
     final.clear()
-    for step, snapshot in zip(range(steps - 2, first - 1, -1), trajectory.backwards(), strict=True):
+    for step, snapshot in zip(range(steps - 2, first - 1, -1), kept.backwards(), strict=True):
         snapshot.rng.restore()
         adjoint = back.adjoint
         back = step_back(

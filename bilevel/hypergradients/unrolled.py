@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from ..errors import OptimizerError, OptionError
 from ._adjoint import adjoint_unroll
 from ._base import HypergradientMethod, Point
 from ._graph import graph_unroll
 from ._result import Hypergradient
+from ._trajectory import Storage
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Unrolled(HypergradientMethod):
         truncate: differentiate through the last so many steps only, the point reached before them being a
             constant (Shaban et al. 2019); None for all.
         mode: `"adjoint"` or `"graph"`.
+        trajectory: where `"adjoint"` keeps the steps: `"memory"`, beside the parameters; `"cpu"`, in the
+            memory of the CPU; `"checkpoints"`, about every √T-th step only, the steps between being taken
+            again on the way back, one more gradient a step. The answer is the same bit for bit.
 
     Raises:
         OptionError: an argument is out of range.
@@ -38,6 +42,7 @@ class Unrolled(HypergradientMethod):
     steps: int
     truncate: int | None = None
     mode: Literal["adjoint", "graph"] = "adjoint"
+    trajectory: Storage = "memory"
 
     uses_optimizer: ClassVar[bool] = True
 
@@ -55,6 +60,20 @@ class Unrolled(HypergradientMethod):
             raise OptionError(
                 "unknown mode", where="Unrolled(mode)", found=repr(self.mode), expected="'adjoint' or 'graph'"
             )
+        if self.trajectory not in get_args(Storage):
+            raise OptionError(
+                "unknown place",
+                where="Unrolled(trajectory)",
+                found=repr(self.trajectory),
+                expected="'memory', 'cpu' or 'checkpoints'",
+            )
+        if self.mode == "graph" and self.trajectory != "memory":
+            raise OptionError(
+                "the graph mode keeps a graph, no trajectory",
+                where="Unrolled(trajectory)",
+                found=repr(self.trajectory),
+                fix="use mode='adjoint'",
+            )
 
     def __call__(self, point: Point) -> Hypergradient:
         """The hypergradient at `point`."""
@@ -63,5 +82,7 @@ class Unrolled(HypergradientMethod):
                 "an unroll needs the inner optimiser", where="Unrolled", fix="pass optimizer=..."
             )
         point.train.check_steps(self.steps, f"train, for Unrolled(steps={self.steps})")
-        unroll = adjoint_unroll if self.mode == "adjoint" else graph_unroll
-        return unroll(point, point.rule, self.steps, self.truncate or self.steps)
+        differentiated = self.truncate or self.steps
+        if self.mode == "graph":
+            return graph_unroll(point, point.rule, self.steps, differentiated)
+        return adjoint_unroll(point, point.rule, self.steps, differentiated, self.trajectory)

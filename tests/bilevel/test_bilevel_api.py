@@ -17,6 +17,7 @@ def test_public_names() -> None:
         "ClassWeights",
         "ClusterWeights",
         "ConjugateGradient",
+        "ForwardMode",
         "GaussNewton",
         "Hypergradient",
         "HypergradientMethod",
@@ -71,9 +72,10 @@ def test_signatures() -> None:
     assert arguments(bilevel.Solver.inner_step) == ["self", "train"]
     assert arguments(bilevel.hypergradient) == ["problem", "method", "train", "val", "optimizer"]
     assert arguments(bilevel.from_torch) == ["optimizer", "parameters", "copy"]
-    assert arguments(bilevel.Unrolled) == ["steps", "truncate", "mode"]
+    assert arguments(bilevel.Unrolled) == ["steps", "truncate", "mode", "trajectory"]
     assert arguments(bilevel.Implicit) == ["linear_solver"]
     assert arguments(bilevel.GaussNewton) == ["eps"]
+    assert arguments(bilevel.ForwardMode) == ["steps", "chunk_size"]
     assert arguments(bilevel.ConjugateGradient) == ["max_iterations", "tolerance", "damping"]
     assert arguments(bilevel.Neumann) == ["step_size", "max_iterations", "tolerance", "damping"]
     assert arguments(bilevel.ClusterWeights) == ["num_clusters", "parameterization", "normalize", "init"]

@@ -1,0 +1,271 @@
+"""Exact hypergradients by carrying tangents forward: memory without the number of steps in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .._autograd import add, detached, gradients, leaves, pull_back
+from .._types import MaybeTensors, Tensors
+from ..batches import Batches
+from ..errors import OptimizerError, OptionError
+from ..optim import UpdateRule
+from ..optim._base import State, differentiable_leaves, replace_leaves
+from ._adjoint import start
+from ._base import HypergradientMethod, Point
+from ._outer import outer_gradients
+from ._result import Hypergradient
+from ._trajectory import Snapshot
+
+
+@dataclass(frozen=True)
+class _Tangents:
+    """d/dλᵢ of w and of the optimiser state, each with a leading dimension [K] for the coordinates of λ."""
+
+    inner: Tensors
+    state: Tensors
+
+
+@dataclass(frozen=True)
+class ForwardMode(HypergradientMethod):
+    """dF(w_T(λ), λ)/dλ as `Unrolled(steps)` computes it, by forward accumulation.
+
+    Along each of the K outer coordinates the tangent of the inner parameters and of the optimiser state is
+    carried through the steps (Franceschi et al. 2017, algorithm 2; Williams and Zipser 1989). No trajectory
+    is kept: memory is one step's graph and K copies of parameters and state, whatever the number of steps;
+    time grows with K. So it is for few outer parameters, such as cluster weights or a learning rate. Exact,
+    without bias.
+
+    Each step differentiates the inner gradient once: G_ww ẇ + G_wλ λ̇ is the transposed product of (G_w, G_λ)
+    with (ẇ, λ̇), because second derivatives are symmetric, so that the operators of the loss need a double
+    backward but no forward mode (a custom autograd.Function whose backward is not its derivative breaks the
+    symmetry: use `Unrolled`). All coordinates share one forward pass, hence one dropout mask and one update
+    of the buffers. Buffers, and zero gradients under Adam, are treated as by `Unrolled`.
+
+    Args:
+        steps: T ≥ 1, the number of inner steps.
+        chunk_size: how many coordinates are vectorised together; None for all, 1 for a plain loop without
+            vmap, for losses with operators that vmap refuses (activation checkpointing with dropout).
+
+    Raises:
+        OptionError: an argument is out of range.
+    """
+
+    steps: int
+    chunk_size: int | None = None
+
+    uses_optimizer: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise OptionError("too few steps", where="ForwardMode(steps)", found=self.steps, expected="≥ 1")
+        if self.chunk_size is not None and self.chunk_size < 1:
+            raise OptionError(
+                "out of range",
+                where="ForwardMode(chunk_size)",
+                found=self.chunk_size,
+                expected="None, or ≥ 1",
+            )
+
+    def __call__(self, point: Point) -> Hypergradient:
+        """The hypergradient at `point`."""
+        if point.rule is None:
+            raise OptimizerError(
+                "an unroll needs the inner optimiser", where="ForwardMode", fix="pass optimizer=..."
+            )
+        point.train.check_steps(self.steps, f"train, for ForwardMode(steps={self.steps})")
+        directions = _unit_directions(tuple(point.outer.values()))
+        count = len(directions[0])
+        now = start(point, point.rule)
+        tangents = _Tangents(_zeros(count, now.inner), _zeros(count, tuple(differentiable_leaves(now.state))))
+        losses = []
+        for step in range(self.steps):
+            loss, now, tangents = self._advance(
+                point, point.rule, now, tangents, directions, point.train.at(step), check=step == 0
+            )
+            losses.append(loss)
+        final = outer_gradients(point, now.inner, now.buffers)
+        slope = torch.stack(
+            [
+                tangent.flatten(1) @ grad.flatten()
+                for tangent, grad in zip(tangents.inner, final.inner, strict=True)
+                if grad is not None
+            ]
+        ).sum(0)
+        outer = tuple(point.outer.values())
+        indirect = [
+            part.view(one.shape).to(one.dtype)
+            for part, one in zip(slope.split([one.numel() for one in outer]), outer, strict=True)
+        ]
+        return point.answer(
+            add(final.outer, indirect), outer_loss=final.loss, inner_losses=torch.stack(losses)
+        )
+
+    def _advance(
+        self,
+        point: Point,
+        rule: UpdateRule,
+        at: Snapshot,
+        tangents: _Tangents,
+        directions: Tensors,
+        batch: Batches,
+        *,
+        check: bool,
+    ) -> tuple[Tensor, Snapshot, _Tangents]:
+        """One inner step, and the tangents after it."""
+        w, outer = leaves(at.inner), leaves(point.outer.values())
+
+        def update(loss: Tensor) -> tuple[Tensor, Tensors, State, _Tangents]:
+            both = gradients(loss, (*w, *outer), create_graph=True)
+            grads = both[: len(w)]
+            point.check_inner_gradient(grads, twice=check)
+            slopes = self._products(both, w, (*tangents.inner, *directions))
+            fixed = tuple(None if grad is None else grad.detach() for grad in grads)
+            with torch.no_grad():
+                new, state = rule.update(at.inner, fixed, at.state, point.outer)
+            after = self._push_update(
+                rule, at, fixed, slopes, tangents, point.outer, directions, (new, state)
+            )
+            return loss.detach(), new, state, after
+
+        (loss, inner, state, after), buffers = point.run("inner", w, outer, at.buffers, batch, update)
+        # The generators go on by themselves: nothing is replayed.
+        return loss, Snapshot(detached(inner), state, buffers, at.rng), after
+
+    def _products(
+        self, outputs: MaybeTensors, inputs: Tensors, cotangents: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Transposed products of the outputs' Jacobian with a batch of cotangents [K, ...]: [K, *input]."""
+        pairs = [
+            (output, cotangent)
+            for output, cotangent in zip(outputs, cotangents, strict=True)
+            if output is not None and output.requires_grad
+        ]
+        count = len(cotangents[0])
+        size = min(self.chunk_size or count, count)
+        parts: list[tuple[Tensor, ...]] = []
+        for begin in range(0, count, size):
+            if not pairs:  # the gradient is constant
+                break
+            found = torch.autograd.grad(
+                [output for output, _ in pairs],
+                inputs,
+                grad_outputs=[
+                    cotangent[begin] if size == 1 else cotangent[begin : begin + size]
+                    for _, cotangent in pairs
+                ],
+                retain_graph=begin + size < count,
+                allow_unused=True,
+                is_grads_batched=size > 1,
+            )
+            parts.append(
+                tuple(
+                    _zeros(min(size, count - begin), (one,))[0]
+                    if value is None
+                    else value.view(-1, *one.shape)
+                    if size == 1
+                    else value
+                    for value, one in zip(found, inputs, strict=True)
+                )
+            )
+        if not parts:
+            return _zeros(count, inputs)
+        return tuple(torch.cat(one) for one in zip(*parts, strict=True))
+
+    def _push_update(
+        self,
+        rule: UpdateRule,
+        at: Snapshot,
+        grads: MaybeTensors,
+        slopes: Tensors,
+        tangents: _Tangents,
+        outer: Mapping[str, Tensor],
+        directions: Tensors,
+        after: tuple[Tensors, State],
+    ) -> _Tangents:
+        """The tangents after the optimiser's update, by forward-mode differentiation of the update rule."""
+        used = [index for index, grad in enumerate(grads) if grad is not None]
+        before = tuple(differentiable_leaves(at.state))
+
+        def update(w: Tensors, given: Tensors, state: Tensors, lam: Tensors) -> Tensors:
+            values, following = dict(zip(used, given, strict=True)), iter(state)
+            new, new_state = rule.update(
+                w,
+                tuple(values.get(index) for index in range(len(w))),
+                replace_leaves(at.state, lambda _: next(following)),
+                dict(zip(outer, lam, strict=True)),
+            )
+            return (*new, *differentiable_leaves(new_state))
+
+        primals = (at.inner, tuple(one for one in grads if one is not None), before, tuple(outer.values()))
+
+        def push(*along: Tensors) -> Tensors:
+            result: Tensors = torch.func.jvp(update, primals, along)[1]
+            return result
+
+        moved = (tangents.inner, tuple(slopes[index] for index in used), tangents.state, directions)
+        if self.chunk_size == 1:
+            each = [
+                push(*(tuple(one[k] for one in part) for part in moved)) for k in range(len(directions[0]))
+            ]
+            found = tuple(torch.stack(one) for one in zip(*each, strict=True))
+        else:
+            found = torch.vmap(push, chunk_size=self.chunk_size)(*moved)
+        inner, state = found[: len(at.inner)], found[len(at.inner) :]
+        return _Tangents(
+            _no_nan_where_zero(rule, at, grads, outer, tangents.inner, inner),
+            tuple(
+                one.masked_fill(one.isnan() & leaf.isfinite(), 0)
+                for one, leaf in zip(state, differentiable_leaves(after[1]), strict=True)
+            ),
+        )
+
+
+def _no_nan_where_zero(
+    rule: UpdateRule,
+    at: Snapshot,
+    grads: MaybeTensors,
+    outer: Mapping[str, Tensor],
+    before: Tensors,
+    after: Tensors,
+) -> Tensors:
+    """Where a square root at exactly 0 made a tangent NaN, the update counts as constant.
+
+    It is the convention of the adjoint walk for rules that are not ours (`TorchoptRule`): such an entry moves
+    with its own parameter only, through weight decay for instance.
+    """
+    bad = [
+        None if grad is None else one.isnan() & (grad == 0) for one, grad in zip(after, grads, strict=True)
+    ]
+    if not any(mask is not None and bool(mask.any()) for mask in bad):
+        return after
+    w = leaves(at.inner)
+    new, _ = rule.update(w, grads, at.state, outer)
+    slopes = pull_back(new, w, [torch.ones_like(one) for one in w])
+    return tuple(
+        one
+        if mask is None
+        else torch.where(mask, torch.zeros_like(old) if slope is None else slope * old, one)
+        for one, old, slope, mask in zip(after, before, slopes, bad, strict=True)
+    )
+
+
+def _unit_directions(outer: Tensors) -> Tensors:
+    """Every unit direction of λ: for each tensor of λ a batch [K, *shape], K the number of coordinates."""
+    sizes = [one.numel() for one in outer]
+    count = sum(sizes)
+    found, begin = [], 0
+    for one, size in zip(outer, sizes, strict=True):
+        batch = one.new_zeros(count, size)
+        batch[begin : begin + size].fill_diagonal_(1)
+        found.append(batch.view(count, *one.shape))
+        begin += size
+    return tuple(found)
+
+
+def _zeros(count: int, like: Tensors) -> Tensors:
+    return tuple(one.new_zeros(count, *one.shape) for one in like)
