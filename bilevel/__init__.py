@@ -24,7 +24,7 @@ from .linear_solvers import (
     LinearSolver,
     Neumann,
 )
-from .optim import TorchoptRule, UpdateRule, from_torch, supported_optimizers
+from .optim import LearnedSettings, TorchoptRule, UpdateRule, from_torch, supported_optimizers
 from .problem import Problem
 from .reweighting import (
     ClassWeights,
@@ -47,6 +47,7 @@ __all__ = [
     "Hypergradient",
     "HypergradientMethod",
     "Implicit",
+    "LearnedSettings",
     "LinearSolveReport",
     "LinearSolveWarning",
     "LinearSolver",

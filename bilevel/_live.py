@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ._types import MaybeTensors, Tensors
 from .errors import OptionError, OwnershipError, StateError, UnsupportedOptimizerError
-from .optim import UpdateRule, as_rule
+from .optim import LearnedSettings, UpdateRule, as_rule
 from .optim._base import State
 
 
@@ -100,6 +100,23 @@ class TorchOptimizer(LiveOptimizer):
         )
 
 
+class LearnedOptimizer(TorchOptimizer):
+    """A torch.optim optimiser that takes some of its settings from the outer parameters."""
+
+    def __init__(self, settings: LearnedSettings) -> None:
+        super().__init__(settings.optimizer)
+        self.settings = settings
+
+    def apply(self, parameters: Sequence[Tensor], grads: MaybeTensors, outer: Mapping[str, Tensor]) -> None:
+        """One step with the present settings; see `LiveOptimizer.apply`."""
+        self.settings.write(outer)
+        super().apply(parameters, grads, outer)
+
+    def rule(self, parameters: Mapping[str, Tensor]) -> UpdateRule:
+        """See `LiveOptimizer.rule`."""
+        return as_rule(self.settings, parameters)
+
+
 class RuleOptimizer(LiveOptimizer):
     """An update rule (a torchopt transformation, or one's own) applied for real, with its state kept here."""
 
@@ -179,6 +196,12 @@ def live_optimizer(optimizer: object, parameters: Mapping[str, Tensor], level: s
         OwnershipError: it misses a parameter, or holds a trainable one that is not of this level.
     """
     where = f"{level}_optimizer ({type(optimizer).__name__})"
+    if isinstance(optimizer, LearnedSettings):
+        if level == "outer":
+            raise OptionError("only settings of the inner optimiser can be learned", where=where)
+        live_optimizer(optimizer.optimizer, parameters, level)  # the checks
+        as_rule(optimizer, parameters)
+        return LearnedOptimizer(optimizer)
     if not isinstance(optimizer, torch.optim.Optimizer):
         return RuleOptimizer(optimizer, parameters)
     if isinstance(optimizer, torch.optim.LBFGS):

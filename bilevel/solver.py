@@ -16,9 +16,17 @@ from ._live import live_optimizer, plain
 from ._rng import RngState
 from ._types import Loss
 from .batches import as_batches
-from .errors import IndependentLossError, NonFiniteError, NonFiniteLossError, OptionError, StateError
+from .errors import (
+    IndependentLossError,
+    NonFiniteError,
+    NonFiniteLossError,
+    OptimizerError,
+    OptionError,
+    StateError,
+)
 from .hypergradients import Hypergradient, HypergradientMethod
 from .hypergradients import hypergradient as evaluate
+from .optim import LearnedSettings
 from .problem import Problem, fork
 
 _VERSION = 1
@@ -87,6 +95,12 @@ class Solver:
         self._inner_live = live_optimizer(inner_optimizer, self.problem.inner_parameters(), "inner")
         self._outer_live = live_optimizer(outer_optimizer, self.problem.outer_parameters(), "outer")
         self.counts = {"inner_steps": 0, "outer_steps": 0, "skipped": 0}
+        if isinstance(inner_optimizer, LearnedSettings) and not hypergradient.uses_optimizer:
+            raise OptimizerError(
+                "only a method that unrolls the inner optimiser can learn its settings",
+                where=f"hypergradient={type(hypergradient).__name__}",
+                fix="use Unrolled(steps=...), or a plain optimiser with fixed settings",
+            )
         if hypergradient.uses_optimizer:
             # Refuse an optimiser that cannot be unrolled now, not in the first step.
             self._inner_live.rule(self.problem.inner_parameters())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, Generic, TypeVar
 
+import torch
 import torchopt
 from torch import Tensor
 
@@ -71,9 +73,15 @@ class PerParameterRule(UpdateRule, Generic[Settings, ParameterState]):
         self, params: Tensors, grads: MaybeTensors, state: State, outer: Mapping[str, Tensor]
     ) -> tuple[Tensors, State]:
         """One step; see `UpdateRule.update`."""
+        return self.update_with(self.settings, params, grads, state)
+
+    def update_with(
+        self, settings: Sequence[Settings], params: Tensors, grads: MaybeTensors, state: State
+    ) -> tuple[Tensors, State]:
+        """One step with other settings than the carried ones, such as learned ones."""
         pairs = [
             (param, one) if grad is None else self.step(param, grad, one, setting)
-            for param, grad, one, setting in zip(params, grads, state, self.settings, strict=True)
+            for param, grad, one, setting in zip(params, grads, state, settings, strict=True)
         ]
         return tuple(param for param, _ in pairs), tuple(one for _, one in pairs)
 
@@ -92,6 +100,80 @@ def differentiable_leaves(state: State) -> list[Tensor]:
 def replace_leaves(state: State, change: Callable[[Tensor], Tensor]) -> State:
     """The same state with each floating-point tensor changed."""
     return torchopt.pytree.tree_map(lambda leaf: change(leaf) if _is_differentiable(leaf) else leaf, state)
+
+
+def scaled_add(left: Tensor, right: Tensor, factor: float | Tensor) -> Tensor:
+    """`left + factor · right`, for a number or a learned tensor, rounded as torch.optim rounds."""
+    if isinstance(factor, Tensor):
+        return torch.addcmul(left, right, factor)
+    return left.add(right, alpha=factor)
+
+
+def is_on(setting: float | Tensor) -> bool:
+    """Whether a term with this factor takes part; a learned factor does even where it is 0."""
+    return isinstance(setting, Tensor) or setting != 0
+
+
+def descent_direction(
+    param: Tensor, grad: Tensor, maximize: bool, weight_decay: float | Tensor = 0.0
+) -> Tensor:
+    """The gradient with its sign for maximize and the l2 term of weight decay."""
+    if maximize:
+        grad = -grad
+    return scaled_add(grad, param, weight_decay) if is_on(weight_decay) else grad
+
+
+def moving_average(old: Tensor, new: Tensor, keep: float) -> Tensor:
+    """keep · old + (1 − keep) · new², the second moment, rounded as torch.optim rounds."""
+    return torch.addcmul(old * keep, new, new, value=1 - keep)
+
+
+def subtract_ratio(param: Tensor, scale: float | Tensor, above: Tensor, below: Tensor) -> Tensor:
+    """param − scale · above / below, for a number or a learned tensor."""
+    if isinstance(scale, Tensor):
+        return param - scale * above / below
+    return torch.addcdiv(param, above, below, value=-scale)
+
+
+def settled(moved: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
+    """The numerator and √square, both constant where all gradients so far were exactly 0.
+
+    √ has an infinite slope there, and numerator/(√ + ε) one of 1/ε. Where the square only underflowed, the
+    numerator still counts.
+    """
+    if not torch.is_grad_enabled():
+        return moved, square.sqrt()
+    dead = square == 0
+    zero = torch.zeros((), dtype=square.dtype, device=square.device)
+    root = torch.where(dead, zero, torch.where(dead, zero + 1, square).sqrt())
+    return torch.where(dead & (moved == 0), zero, moved), root
+
+
+def read_settings(kind: type[Settings], group: Mapping[str, Any]) -> Settings:
+    """A settings dataclass from a torch.optim parameter group, field by field; betas become beta1, beta2."""
+    values = dict(group)
+    if "betas" in values:
+        values["beta1"], values["beta2"] = values["betas"]
+    names = [field.name for field in fields(kind) if field.name in values]  # type: ignore[arg-type]
+    return kind(**{name: _constant(values[name]) for name in names})
+
+
+def read_states(
+    optimizer: torch.optim.Optimizer,
+    parameters: Sequence[Tensor],
+    build: Callable[[int, Mapping[str, Any]], ParameterState],
+) -> list[ParameterState | None]:
+    """The live state of each parameter, `build(steps taken, torch.optim's state)`; None if never updated."""
+    live = [optimizer.state.get(parameter) or None for parameter in parameters]
+    # One transfer for all counts: with capturable or fused they lie on the device.
+    counts = [torch.as_tensor(state["step"]) for state in live if state is not None]
+    steps = iter(torch.stack([count.to(counts[0].device) for count in counts]).tolist() if counts else [])
+    return [None if state is None else build(int(next(steps)), state) for state in live]
+
+
+def _constant(value: Any) -> Any:
+    """A setting as a plain number; torch.optim allows a tensor."""
+    return value.item() if isinstance(value, Tensor) else value
 
 
 def _is_differentiable(leaf: Any) -> bool:

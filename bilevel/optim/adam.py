@@ -8,24 +8,36 @@ all exactly 0 is taken as 0, which is what central differences see.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ._base import PerParameterRule
+from ._base import (
+    PerParameterRule,
+    descent_direction,
+    is_on,
+    moving_average,
+    read_settings,
+    read_states,
+    settled,
+    subtract_ratio,
+)
 
 
 @dataclass(frozen=True)
 class AdamSettings:
     """The settings of one torch.optim.Adam or AdamW parameter group; `decoupled` is AdamW's weight decay."""
 
-    lr: float
-    beta1: float = 0.9
+    learnable: ClassVar[tuple[str, ...]] = ("lr", "beta1", "weight_decay")
+
+    lr: float | Tensor
+    beta1: float | Tensor = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
-    weight_decay: float = 0.0
+    weight_decay: float | Tensor = 0.0
     amsgrad: bool = False
     maximize: bool = False
     decoupled: bool = False
@@ -53,33 +65,19 @@ class Adam(PerParameterRule[AdamSettings, AdamState]):
         if state is None:
             zero = torch.zeros_like(param)
             state = AdamState(0, zero, zero, zero if setting.amsgrad else None)
-        if setting.maximize:
-            grad = -grad
-        if setting.weight_decay != 0:
-            if setting.decoupled:
-                param = param * (1 - setting.lr * setting.weight_decay)
-            else:
-                grad = grad.add(param, alpha=setting.weight_decay)
+        decay = setting.weight_decay
+        grad = descent_direction(param, grad, setting.maximize, 0.0 if setting.decoupled else decay)
+        if setting.decoupled and is_on(decay):
+            param = param * (1 - setting.lr * decay)
         step = state.step + 1
         mean = torch.lerp(state.mean, grad, 1 - setting.beta1)
-        square = torch.addcmul(state.square * setting.beta2, grad, grad, value=1 - setting.beta2)
+        square = moving_average(state.square, grad, setting.beta2)
         largest = None if state.largest is None else torch.maximum(state.largest, square)
-        new_state = AdamState(step, mean, square, largest)
 
-        moved, root = _safe(mean, square if largest is None else largest)
+        moved, root = settled(mean, square if largest is None else largest)
         denominator = root / (1 - setting.beta2**step) ** 0.5 + setting.eps
         step_size = setting.lr / (1 - setting.beta1**step)
-        return torch.addcdiv(param, moved, denominator, value=-step_size), new_state
-
-
-def _safe(mean: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
-    """m and √v, constant where all gradients were exactly 0 (where v only underflowed, m still counts)."""
-    if not torch.is_grad_enabled():
-        return mean, square.sqrt()
-    dead = square == 0
-    zero = torch.zeros((), dtype=square.dtype, device=square.device)
-    root = torch.where(dead, zero, torch.where(dead, zero + 1, square).sqrt())
-    return torch.where(dead & (mean == 0), zero, mean), root
+        return subtract_ratio(param, step_size, moved, denominator), AdamState(step, mean, square, largest)
 
 
 def from_torch_adam(
@@ -87,37 +85,21 @@ def from_torch_adam(
 ) -> Adam:
     """The rule of a live torch.optim.Adam or AdamW, with its step counts and moments."""
     decoupled = isinstance(optimizer, torch.optim.AdamW)
-    settings = []
-    for group in groups:
-        beta1, beta2 = group["betas"]
-        settings.append(
-            AdamSettings(
-                lr=float(group["lr"]),
-                beta1=float(beta1),
-                beta2=float(beta2),
-                eps=float(group["eps"]),
-                weight_decay=float(group["weight_decay"]),
-                amsgrad=bool(group["amsgrad"]),
-                maximize=bool(group["maximize"]),
-                decoupled=bool(group.get("decoupled_weight_decay", decoupled)),
-            )
+    settings = [
+        replace(
+            read_settings(AdamSettings, group), decoupled=bool(group.get("decoupled_weight_decay", decoupled))
         )
-    return Adam(settings, _live_states(optimizer, parameters))
-
-
-def _live_states(optimizer: torch.optim.Optimizer, parameters: tuple[Tensor, ...]) -> list[AdamState | None]:
-    live = [optimizer.state.get(parameter) or None for parameter in parameters]
-    # One transfer for all counts: with capturable or fused they lie on the device.
-    counts = [torch.as_tensor(state["step"]) for state in live if state is not None]
-    steps = iter(torch.stack([count.to(counts[0].device) for count in counts]).tolist() if counts else [])
-    return [
-        None
-        if state is None
-        else AdamState(
-            int(next(steps)),
-            state["exp_avg"].detach(),
-            state["exp_avg_sq"].detach(),
-            state["max_exp_avg_sq"].detach() if "max_exp_avg_sq" in state else None,
-        )
-        for state in live
+        for group in groups
     ]
+    return Adam(settings, read_states(optimizer, parameters, adam_state))
+
+
+def adam_state(step: int, live: Mapping[str, Any]) -> AdamState:
+    """The state of one parameter of a live Adam, AdamW or RAdam."""
+    largest = live.get("max_exp_avg_sq")
+    return AdamState(
+        step,
+        live["exp_avg"].detach(),
+        live["exp_avg_sq"].detach(),
+        None if largest is None else largest.detach(),
+    )

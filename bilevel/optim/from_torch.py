@@ -11,7 +11,15 @@ from torch import Tensor
 
 from ..errors import OwnershipError, UnsupportedOptimizerError
 from ._base import PerParameterRule, UpdateRule, replace_leaves
+from .adadelta import from_torch_adadelta
+from .adagrad import from_torch_adagrad
 from .adam import from_torch_adam
+from .adamax import from_torch_adamax
+from .asgd import from_torch_asgd
+from .learned import LearnedSettings
+from .nadam import from_torch_nadam
+from .radam import from_torch_radam
+from .rmsprop import from_torch_rmsprop
 from .sgd import from_torch_sgd
 from .torchopt_rule import TorchoptRule
 
@@ -24,6 +32,13 @@ _FACTORIES: dict[type[torch.optim.Optimizer], Factory] = {
     torch.optim.SGD: from_torch_sgd,
     torch.optim.Adam: from_torch_adam,
     torch.optim.AdamW: from_torch_adam,
+    torch.optim.Adamax: from_torch_adamax,
+    torch.optim.RMSprop: from_torch_rmsprop,
+    torch.optim.Adagrad: from_torch_adagrad,
+    torch.optim.Adadelta: from_torch_adadelta,
+    torch.optim.RAdam: from_torch_radam,
+    torch.optim.NAdam: from_torch_nadam,
+    torch.optim.ASGD: from_torch_asgd,
 }
 
 
@@ -50,6 +65,20 @@ def from_torch(
         UnsupportedOptimizerError: there is no rule for this class; the message lists those there are.
         OwnershipError: a parameter is in no parameter group.
     """
+    return _per_parameter(optimizer, parameters, copy)
+
+
+def _per_parameter(
+    optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor] | None, copy: bool
+) -> PerParameterRule[Any, Any]:
+    if isinstance(optimizer, torch.optim.Rprop):
+        raise UnsupportedOptimizerError(
+            "its steps depend on the sign of the gradient only, so no hypergradient flows through them",
+            where="inner_optimizer",
+            found="torch.optim.Rprop",
+            expected=f"one of {', '.join(supported_optimizers())}",
+            fix="choose one of these, or a method that needs no unrolling (Implicit, GaussNewton)",
+        )
     factory = _FACTORIES.get(type(optimizer))
     if factory is None:
         raise UnsupportedOptimizerError(
@@ -57,7 +86,7 @@ def from_torch(
             where="inner_optimizer",
             found=f"{type(optimizer).__module__}.{type(optimizer).__qualname__}",
             expected=f"one of {', '.join(supported_optimizers())}, a torchopt transformation such as "
-            "torchopt.rmsprop(1e-3), or a bilevel.UpdateRule",
+            "torchopt.adam(1e-3), or a bilevel.UpdateRule",
             fix="choose one of these, or a method that needs no unrolling (Implicit, GaussNewton)",
         )
     group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
@@ -88,6 +117,9 @@ def as_rule(optimizer: object, parameters: Mapping[str, Tensor]) -> UpdateRule:
         return optimizer
     if isinstance(optimizer, torchopt.base.GradientTransformation):
         return TorchoptRule(optimizer)
+    if isinstance(optimizer, LearnedSettings):
+        held = tuple(parameters.values())
+        return optimizer.rule(_per_parameter(optimizer.optimizer, held, copy=False), held)
     if isinstance(optimizer, torch.optim.Optimizer):
         return from_torch(optimizer, parameters.values(), copy=False)
     raise UnsupportedOptimizerError(
@@ -95,5 +127,5 @@ def as_rule(optimizer: object, parameters: Mapping[str, Tensor]) -> UpdateRule:
         where="inner_optimizer",
         found=f"{type(optimizer).__module__}.{type(optimizer).__qualname__}",
         expected=f"one of {', '.join(supported_optimizers())}, a torchopt gradient transformation such as "
-        "torchopt.adam(1e-3) (not its torch-like torchopt.Adam), or a bilevel.UpdateRule",
+        "torchopt.adam(1e-3) (not its torch-like torchopt.Adam), a bilevel.LearnedSettings or UpdateRule",
     )

@@ -8,22 +8,24 @@ replayed in the adjoint pass would not be the step that was taken.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ._base import PerParameterRule
+from ._base import PerParameterRule, descent_direction, is_on, read_settings, scaled_add
 
 
 @dataclass(frozen=True)
 class SGDSettings:
     """The settings of one torch.optim.SGD parameter group."""
 
-    lr: float
-    momentum: float = 0.0
+    learnable: ClassVar[tuple[str, ...]] = ("lr", "momentum", "weight_decay")
+
+    lr: float | Tensor
+    momentum: float | Tensor = 0.0
     dampening: float = 0.0
-    weight_decay: float = 0.0
+    weight_decay: float | Tensor = 0.0
     nesterov: bool = False
     maximize: bool = False
 
@@ -43,34 +45,21 @@ class SGD(PerParameterRule[SGDSettings, SGDState]):
         self, param: Tensor, grad: Tensor, state: SGDState | None, setting: SGDSettings
     ) -> tuple[Tensor, SGDState | None]:
         """One step of one parameter."""
-        if setting.maximize:
-            grad = -grad
-        if setting.weight_decay != 0:
-            grad = grad.add(param, alpha=setting.weight_decay)
-        if setting.momentum != 0:
+        grad = descent_direction(param, grad, setting.maximize, setting.weight_decay)
+        if is_on(setting.momentum):
             if state is None:
                 buffer = grad
             else:
-                buffer = (state.buffer * setting.momentum).add(grad, alpha=1 - setting.dampening)
+                buffer = scaled_add(state.buffer * setting.momentum, grad, 1 - setting.dampening)
             state = SGDState(buffer)
-            grad = grad.add(buffer, alpha=setting.momentum) if setting.nesterov else buffer
-        return param.add(grad, alpha=-setting.lr), state
+            grad = scaled_add(grad, buffer, setting.momentum) if setting.nesterov else buffer
+        return scaled_add(param, grad, -setting.lr), state
 
 
 def from_torch_sgd(
     optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]], parameters: tuple[Tensor, ...]
 ) -> SGD:
     """The rule of a live torch.optim.SGD, with its momentum buffers."""
-    settings = [
-        SGDSettings(
-            lr=float(group["lr"]),
-            momentum=float(group["momentum"]),
-            dampening=float(group["dampening"]),
-            weight_decay=float(group["weight_decay"]),
-            nesterov=bool(group["nesterov"]),
-            maximize=bool(group["maximize"]),
-        )
-        for group in groups
-    ]
+    settings = [read_settings(SGDSettings, group) for group in groups]
     buffers = [optimizer.state.get(parameter, {}).get("momentum_buffer") for parameter in parameters]
     return SGD(settings, [None if buffer is None else SGDState(buffer.detach()) for buffer in buffers])

@@ -22,6 +22,7 @@ def test_public_names() -> None:
         "Hypergradient",
         "HypergradientMethod",
         "Implicit",
+        "LearnedSettings",
         "LinearSolveReport",
         "LinearSolveWarning",
         "LinearSolver",
@@ -73,9 +74,9 @@ def test_signatures() -> None:
     assert arguments(bilevel.hypergradient) == ["problem", "method", "train", "val", "optimizer"]
     assert arguments(bilevel.from_torch) == ["optimizer", "parameters", "copy"]
     assert arguments(bilevel.Unrolled) == ["steps", "truncate", "mode", "trajectory"]
+    assert arguments(bilevel.ForwardMode) == ["steps", "chunk_size"]
     assert arguments(bilevel.Implicit) == ["linear_solver"]
     assert arguments(bilevel.GaussNewton) == ["eps"]
-    assert arguments(bilevel.ForwardMode) == ["steps", "chunk_size"]
     assert arguments(bilevel.ConjugateGradient) == ["max_iterations", "tolerance", "damping"]
     assert arguments(bilevel.Neumann) == ["step_size", "max_iterations", "tolerance", "damping"]
     assert arguments(bilevel.ClusterWeights) == ["num_clusters", "parameterization", "normalize", "init"]
