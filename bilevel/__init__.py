@@ -20,9 +20,12 @@ from .hypergradients import (
 )
 from .linear_solvers import (
     ConjugateGradient,
-    LinearSolveReport,
+    DenseSolve,
+    FixedPoint,
     LinearSolver,
+    LinearSolveReport,
     Neumann,
+    Nystrom,
 )
 from .optim import LearnedSettings, TorchoptRule, UpdateRule, from_torch, supported_optimizers
 from .problem import Problem
@@ -42,6 +45,8 @@ __all__ = [
     "ClassWeights",
     "ClusterWeights",
     "ConjugateGradient",
+    "DenseSolve",
+    "FixedPoint",
     "ForwardMode",
     "GaussNewton",
     "Hypergradient",
@@ -53,6 +58,7 @@ __all__ = [
     "LinearSolver",
     "MetaWeightNet",
     "Neumann",
+    "Nystrom",
     "OnlineReweighting",
     "Point",
     "Problem",

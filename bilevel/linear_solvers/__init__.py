@@ -2,6 +2,17 @@
 
 from ._base import LinearSolver, LinearSolveReport
 from .conjugate_gradient import ConjugateGradient
+from .dense_solve import DenseSolve
+from .fixed_point import FixedPoint
 from .neumann import Neumann
+from .nystrom import Nystrom
 
-__all__ = ["ConjugateGradient", "LinearSolveReport", "LinearSolver", "Neumann"]
+__all__ = [
+    "ConjugateGradient",
+    "DenseSolve",
+    "FixedPoint",
+    "LinearSolveReport",
+    "LinearSolver",
+    "Neumann",
+    "Nystrom",
+]

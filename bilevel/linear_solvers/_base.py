@@ -13,18 +13,22 @@ from torch import Tensor
 from ..errors import LinearSolveWarning
 
 MatVec: TypeAlias = Callable[[Tensor], Tensor]
-Status: TypeAlias = Literal["converged", "iteration limit", "negative curvature", "diverged", "not finite"]
+Status: TypeAlias = Literal[
+    "converged", "iteration limit", "negative curvature", "singular", "diverged", "not finite"
+]
 
 _ADVICE: dict[str, str] = {
     "converged": "the tolerance was reached",
-    "iteration limit": "stopped by the budget; raise max_iterations or damping for a smaller residual",
+    "iteration limit": "stopped by the budget; raise it (max_iterations, rank) or damping for a smaller "
+    "residual",
     "negative curvature": "the Hessian is not positive definite (the inner problem is not at a minimum): "
     "train the inner problem further or raise damping",
+    "singular": "the Hessian is singular and the right-hand side does not lie in its range: raise damping",
     "diverged": "the residual grew: lower step_size below 2 / (largest eigenvalue + damping), "
     "or raise damping if the Hessian may have negative curvature",
     "not finite": "a Hessian-vector product is NaN or infinite: look at the inner loss",
 }
-_MISLEADING = ("negative curvature", "diverged", "not finite")
+_MISLEADING = ("negative curvature", "singular", "diverged", "not finite")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ def test_public_names() -> None:
         "ClassWeights",
         "ClusterWeights",
         "ConjugateGradient",
+        "DenseSolve",
+        "FixedPoint",
         "ForwardMode",
         "GaussNewton",
         "Hypergradient",
@@ -28,6 +30,7 @@ def test_public_names() -> None:
         "LinearSolver",
         "MetaWeightNet",
         "Neumann",
+        "Nystrom",
         "OnlineReweighting",
         "Point",
         "Problem",
@@ -77,6 +80,15 @@ def test_signatures() -> None:
     assert arguments(bilevel.ForwardMode) == ["steps", "chunk_size"]
     assert arguments(bilevel.Implicit) == ["linear_solver"]
     assert arguments(bilevel.GaussNewton) == ["eps"]
+    assert arguments(bilevel.Nystrom) == ["rank", "damping", "seed", "tolerance"]
+    assert arguments(bilevel.FixedPoint) == [
+        "step_size",
+        "momentum",
+        "max_iterations",
+        "tolerance",
+        "damping",
+    ]
+    assert arguments(bilevel.DenseSolve) == ["damping", "max_size", "tolerance"]
     assert arguments(bilevel.ConjugateGradient) == ["max_iterations", "tolerance", "damping"]
     assert arguments(bilevel.Neumann) == ["step_size", "max_iterations", "tolerance", "damping"]
     assert arguments(bilevel.ClusterWeights) == ["num_clusters", "parameterization", "normalize", "init"]
