@@ -7,6 +7,7 @@ that can be swapped for another.
 from . import errors, optim
 from ._info import Seconds, StepInfo
 from .batches import Batches
+from .diagnostics import Comparison, compare
 from .errors import BilevelError, LinearSolveWarning
 from .hypergradients import (
     ForwardMode,
@@ -44,6 +45,7 @@ __all__ = [
     "BilevelError",
     "ClassWeights",
     "ClusterWeights",
+    "Comparison",
     "ConjugateGradient",
     "DenseSolve",
     "FixedPoint",
@@ -70,6 +72,7 @@ __all__ = [
     "TorchoptRule",
     "Unrolled",
     "UpdateRule",
+    "compare",
     "errors",
     "from_torch",
     "hypergradient",

@@ -101,6 +101,10 @@ class StateError(BilevelError):
     """A saved state that does not belong to this solver."""
 
 
+class MissingDependencyError(BilevelError, ImportError):
+    """An optional package that is needed here is not installed."""
+
+
 class LinearSolveWarning(UserWarning):
     """A linear solve met negative curvature or diverged, so the hypergradient may mislead."""
 

@@ -16,6 +16,7 @@ def test_public_names() -> None:
         "BilevelError",
         "ClassWeights",
         "ClusterWeights",
+        "Comparison",
         "ConjugateGradient",
         "DenseSolve",
         "FixedPoint",
@@ -42,6 +43,7 @@ def test_public_names() -> None:
         "TorchoptRule",
         "Unrolled",
         "UpdateRule",
+        "compare",
         "errors",
         "from_torch",
         "hypergradient",
@@ -92,6 +94,14 @@ def test_signatures() -> None:
     assert arguments(bilevel.ConjugateGradient) == ["max_iterations", "tolerance", "damping"]
     assert arguments(bilevel.Neumann) == ["step_size", "max_iterations", "tolerance", "damping"]
     assert arguments(bilevel.ClusterWeights) == ["num_clusters", "parameterization", "normalize", "init"]
+    assert arguments(bilevel.compare) == [
+        "problem_or_solver",
+        "methods",
+        "reference",
+        "batches",
+        "optimizer",
+        "repeats",
+    ]
     assert arguments(bilevel.ClassWeights) == ["num_classes", "parameterization", "normalize", "init"]
     assert arguments(bilevel.MetaWeightNet) == ["hidden", "detach", "normalize"]
     assert arguments(bilevel.SoftLabels) == ["labels", "num_classes", "confidence"]

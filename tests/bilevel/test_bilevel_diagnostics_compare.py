@@ -1,0 +1,167 @@
+"""`compare`: its figures against ones computed here, its memory against known sizes, its table and plot."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from bilevel_zoo import Ridge, cosine, relative_error, reweighted_mlp
+from torch import nn
+
+import bilevel
+from bilevel.diagnostics._memory import LiveTensors
+from bilevel.errors import BatchError, BilevelError, MissingDependencyError, OptionError
+
+
+def test_figures_are_those_of_the_methods() -> None:
+    case = reweighted_mlp(steps=4)
+    optimizer = torch.optim.Adam(case.inner.parameters(), lr=0.02)
+    case.train_live(optimizer, 2)
+    solver = case.solver(optimizer, bilevel.GaussNewton())
+    before = {name: value.clone() for name, value in case.inner.state_dict().items()}
+    methods = {
+        "exact": bilevel.Unrolled(4),
+        "graph": bilevel.Unrolled(4, mode="graph"),
+        "truncated": bilevel.Unrolled(4, truncate=1),
+        "rank one": bilevel.GaussNewton(),
+    }
+    pairs = [(bilevel.Batches(case.train), case.val), (bilevel.Batches(case.train[::-1]), case.val)]
+    found = bilevel.compare(solver, methods, reference="exact", batches=pairs, repeats=2)
+    assert [result.name for result in found.results] == list(methods)
+    assert found["exact"].relative_error == 0
+    assert found["graph"].relative_error < 1e-9
+    exact = case.solver(optimizer, methods["exact"]).hypergradient(*pairs[1])
+    rough = case.solver(optimizer, methods["truncated"]).hypergradient(*pairs[1])
+    second = found["truncated"].estimates[1]
+    assert second.relative_error == pytest.approx(relative_error(rough, exact))
+    assert second.cosine == pytest.approx(cosine(rough, exact))
+    assert second.norm == pytest.approx(float(rough.norm()))
+    for result in found.results:
+        assert len(result.estimates) == 2
+        assert all(one.seconds > 0 and one.peak_bytes > 0 for one in result.estimates)
+    assert solver.method == bilevel.GaussNewton()
+    assert all(torch.equal(value, before[name]) for name, value in case.inner.state_dict().items())
+
+
+def test_linear_solves_are_reported_and_do_not_warn(recwarn: pytest.WarningsRecorder) -> None:
+    ridge = Ridge()
+    case = ridge.case()
+    methods = {
+        "cg 20": bilevel.Implicit(bilevel.ConjugateGradient(20, tolerance=1e-12)),
+        "cg 2": bilevel.Implicit(bilevel.ConjugateGradient(2, tolerance=0.0)),
+        "neumann": bilevel.Implicit(bilevel.Neumann(step_size=50.0, max_iterations=30)),
+    }
+    found = bilevel.compare(
+        case.problem(), methods, reference="cg 20", batches=[((ridge.x, ridge.y), (ridge.x_val, ridge.y_val))]
+    )
+    assert found["cg 20"].statuses == ("converged",)
+    residual = found["cg 2"].residual
+    assert residual is not None
+    assert residual > 1e-3
+    assert found["cg 2"].relative_error > 1e-3
+    assert "diverged" in found["neumann"].statuses or "not finite" in found["neumann"].statuses
+    gradient = found["cg 2"].estimates[0].inner_gradient_norm
+    assert gradient is not None
+    assert gradient < 1e-12
+    assert not [one for one in recwarn if issubclass(one.category, bilevel.LinearSolveWarning)]
+    text = str(found)
+    assert "converged" in text
+    assert "iteration limit" in text
+    assert "live CPU tensors" in text
+
+
+def test_live_bytes_are_counted_and_released() -> None:
+    with LiveTensors() as mode:
+        a = torch.zeros(1000)  # 4000 bytes
+        b = a.view(10, 100).t()  # a view costs nothing
+        b.add_(1)  # nor does writing in place
+        del a, b
+        c = torch.zeros(1500)
+        d = c + 1
+        del c
+        e = d.double()[:10]  # 12000 bytes, kept by the view
+        del d
+    assert mode.peak == 6000 + 12000
+    del e
+    known = torch.zeros(500)
+    with LiveTensors([known]) as mode:
+        known.t()
+        known.mul_(2)
+    assert mode.peak == 0
+
+
+def test_live_bytes_see_the_graph_that_autograd_keeps() -> None:
+    x = torch.zeros(1000, requires_grad=True)
+    with LiveTensors([x]) as mode:
+        y = x
+        for _ in range(10):
+            y = y.tanh()  # each keeps its result
+        y.sum().backward()
+    assert 10 * 4000 <= mode.peak < 13 * 4000
+    case = reweighted_mlp(steps=1)
+    solver = case.solver(torch.optim.SGD(case.inner.parameters(), lr=0.1), bilevel.GaussNewton())
+    found = bilevel.compare(
+        solver,
+        {str(t): bilevel.Unrolled(t, mode="graph") for t in (2, 12)},
+        reference=bilevel.Unrolled(2),
+        batches=[(case.train[0], case.val)],
+    )
+    assert found["12"].peak_bytes > 3 * found["2"].peak_bytes
+
+
+class Hard(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.hardsigmoid(self.inner(x))
+
+
+def test_a_method_that_fails_is_a_row_that_says_so(tmp_path: Path) -> None:
+    case = reweighted_mlp(steps=1)
+    case.inner = Hard(case.inner)
+    problem = case.problem()
+    methods = [bilevel.Implicit(bilevel.ConjugateGradient()), bilevel.GaussNewton()]
+    found = bilevel.compare(
+        problem, methods, reference=bilevel.GaussNewton(), batches=[(case.train[0], case.val)]
+    )
+    assert found.results[0].failure is not None
+    assert "DoubleBackwardError" in found.results[0].failure
+    assert found.results[1].relative_error == 0
+    assert "DoubleBackwardError" in str(found)
+    with pytest.raises(BilevelError):
+        bilevel.compare(problem, methods, reference=methods[0], batches=[(case.train[0], case.val)])
+    figure = found.plot(tmp_path / "plot.png", cost="peak_bytes")
+    assert (tmp_path / "plot.png").stat().st_size > 5000
+    assert len(figure.axes[0].lines) == 1
+
+
+def test_plot_without_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = bilevel.Comparison("exact", (), "live CPU tensors")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingDependencyError, match="pip install matplotlib"):
+        found.plot()
+
+
+def test_bad_arguments_are_refused() -> None:
+    case = reweighted_mlp(steps=1)
+    problem, method = case.problem(), bilevel.GaussNewton()
+    pair = (case.train[0], case.val)
+    with pytest.raises(OptionError, match="methods"):
+        bilevel.compare(problem, [], reference=method, batches=[pair])
+    with pytest.raises(OptionError, match="reference"):
+        bilevel.compare(problem, {"a": method}, reference="b", batches=[pair])
+    with pytest.raises(OptionError, match="repeats"):
+        bilevel.compare(problem, [method], reference=method, batches=[pair], repeats=0)
+    with pytest.raises(BatchError, match="pairs"):
+        bilevel.compare(problem, [method], reference=method, batches=[])
+    with pytest.raises(BatchError, match="pairs"):
+        bilevel.compare(problem, [method], reference=method, batches=[torch.zeros(3)])  # type: ignore[list-item]
+    with pytest.raises(OptionError, match="neither"):
+        bilevel.compare(case.inner, [method], reference=method, batches=[pair])  # type: ignore[arg-type]
+    solver = case.solver(torch.optim.SGD(case.inner.parameters(), lr=0.1), method)
+    with pytest.raises(OptionError, match="optimizer"):
+        bilevel.compare(solver, [method], reference=method, batches=[pair], optimizer=solver.inner_optimizer)
