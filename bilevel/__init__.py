@@ -10,11 +10,15 @@ from .batches import Batches
 from .diagnostics import Comparison, compare
 from .errors import BilevelError, LinearSolveWarning
 from .hypergradients import (
+    SAMA,
+    FiniteDifference,
     ForwardMode,
     GaussNewton,
     Hypergradient,
     HypergradientMethod,
+    Identity,
     Implicit,
+    Penalty,
     Point,
     Unrolled,
     hypergradient,
@@ -41,6 +45,7 @@ from .reweighting import (
 from .solver import Solver
 
 __all__ = [
+    "SAMA",
     "Batches",
     "BilevelError",
     "ClassWeights",
@@ -48,11 +53,13 @@ __all__ = [
     "Comparison",
     "ConjugateGradient",
     "DenseSolve",
+    "FiniteDifference",
     "FixedPoint",
     "ForwardMode",
     "GaussNewton",
     "Hypergradient",
     "HypergradientMethod",
+    "Identity",
     "Implicit",
     "LearnedSettings",
     "LinearSolveReport",
@@ -62,6 +69,7 @@ __all__ = [
     "Neumann",
     "Nystrom",
     "OnlineReweighting",
+    "Penalty",
     "Point",
     "Problem",
     "SampleWeights",

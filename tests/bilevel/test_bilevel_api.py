@@ -19,11 +19,13 @@ def test_public_names() -> None:
         "Comparison",
         "ConjugateGradient",
         "DenseSolve",
+        "FiniteDifference",
         "FixedPoint",
         "ForwardMode",
         "GaussNewton",
         "Hypergradient",
         "HypergradientMethod",
+        "Identity",
         "Implicit",
         "LearnedSettings",
         "LinearSolveReport",
@@ -33,8 +35,10 @@ def test_public_names() -> None:
         "Neumann",
         "Nystrom",
         "OnlineReweighting",
+        "Penalty",
         "Point",
         "Problem",
+        "SAMA",
         "SampleWeights",
         "Seconds",
         "SoftLabels",
@@ -82,6 +86,10 @@ def test_signatures() -> None:
     assert arguments(bilevel.ForwardMode) == ["steps", "chunk_size"]
     assert arguments(bilevel.Implicit) == ["linear_solver"]
     assert arguments(bilevel.GaussNewton) == ["eps"]
+    assert arguments(bilevel.Penalty) == ["gamma", "steps", "step_size"]
+    assert arguments(bilevel.SAMA) == ["mixed", "eps"]
+    assert arguments(bilevel.Identity) == ["step_size"]
+    assert arguments(bilevel.FiniteDifference) == ["step_size", "eps"]
     assert arguments(bilevel.Nystrom) == ["rank", "damping", "seed", "tolerance"]
     assert arguments(bilevel.FixedPoint) == [
         "step_size",
