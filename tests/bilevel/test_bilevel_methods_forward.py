@@ -11,7 +11,7 @@ import torch
 import torchopt
 from torch import Tensor, nn
 
-from bilevel import Batches, ForwardMode, Unrolled, UpdateRule, hypergradient
+from bilevel import Batches, ForwardMode, LearnedSettings, Unrolled, hypergradient, supported_optimizers
 from bilevel.errors import BatchError, DoubleBackwardError, OptimizerError, OptionError
 
 
@@ -73,24 +73,40 @@ def test_equals_unrolled_for_torchopt(optimizer: object, make: Any) -> None:
     assert zoo.relative_error(forward, unrolled) < 1e-11
 
 
-class LearnedSGD(UpdateRule):
-    """w ← w − exp(log_lr)·g, where log_lr is an outer parameter."""
+OTHERS: dict[str, zoo.Optimizer] = {
+    "adamax": lambda p: torch.optim.Adamax(p, lr=0.02, weight_decay=0.05),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, alpha=0.8, momentum=0.5, centered=True),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.1, lr_decay=0.1, weight_decay=0.02),
+    "adadelta": lambda p: torch.optim.Adadelta(p, lr=1.0, rho=0.8, eps=1e-3),
+    "radam": lambda p: torch.optim.RAdam(p, lr=0.02, betas=(0.9, 0.8)),
+    "nadam": lambda p: torch.optim.NAdam(p, lr=0.02, weight_decay=0.05),
+    "asgd": lambda p: torch.optim.ASGD(p, lr=0.1, lambd=0.1, t0=1),
+}
 
-    uses_outer = True
 
-    def init(self, params: Any) -> Any:
-        return ()
+@pytest.mark.parametrize("name", OTHERS)
+def test_equals_unrolled_for_the_other_update_rules_with_dead_units(name: str) -> None:
+    case = zoo.dead_relu_mlp(steps=6)
+    optimizer = OTHERS[name](case.inner.parameters())
+    case.train_live(optimizer, 2)
+    forward, unrolled = both(case, optimizer, 6)
+    assert zoo.relative_error(forward, unrolled) < 1e-10
 
-    def update(self, params: Any, grads: Any, state: Any, outer: Any) -> Any:
-        lr = outer["log_lr"].exp()
-        return tuple(p if g is None else p - lr * g for p, g in zip(params, grads, strict=True)), state
+
+def test_covers_every_supported_optimiser() -> None:
+    p = [nn.Parameter(torch.zeros(1))]
+    tested = {type(make(p)).__name__ for make in (*OTHERS.values(), *zoo.OPTIMIZERS.values())}
+    assert tested == {name.rpartition(".")[2] for name in supported_optimizers()}
 
 
 @pytest.mark.parametrize("chunk_size", [None, 1])
 def test_learned_learning_rate(chunk_size: int | None) -> None:
     case = zoo.reweighted_mlp()
     case.outer.register_parameter("log_lr", nn.Parameter(torch.tensor(-1.5, dtype=torch.float64)))
-    forward, unrolled = both(case, LearnedSGD(), 4, chunk_size)
+    optimizer = LearnedSettings(
+        torch.optim.SGD(case.inner.parameters(), lr=0.1, momentum=0.5), lr=lambda outer: outer["log_lr"].exp()
+    )
+    forward, unrolled = both(case, optimizer, 4, chunk_size)
     assert abs(float(unrolled["log_lr"])) > 1e-3
     assert zoo.relative_error(forward, unrolled) < 1e-12
 
