@@ -7,7 +7,7 @@ that can be swapped for another.
 from . import errors, optim
 from ._info import Seconds, StepInfo
 from .batches import Batches
-from .diagnostics import Comparison, compare
+from .diagnostics import CheckReport, Comparison, check, compare
 from .errors import BilevelError, LinearSolveWarning
 from .hypergradients import (
     SAMA,
@@ -45,9 +45,9 @@ from .reweighting import (
 from .solver import Solver
 
 __all__ = [
-    "SAMA",
     "Batches",
     "BilevelError",
+    "CheckReport",
     "ClassWeights",
     "ClusterWeights",
     "Comparison",
@@ -72,6 +72,7 @@ __all__ = [
     "Penalty",
     "Point",
     "Problem",
+    "SAMA",
     "SampleWeights",
     "Seconds",
     "SoftLabels",
@@ -80,6 +81,7 @@ __all__ = [
     "TorchoptRule",
     "Unrolled",
     "UpdateRule",
+    "check",
     "compare",
     "errors",
     "from_torch",

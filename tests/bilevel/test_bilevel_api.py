@@ -14,6 +14,7 @@ def test_public_names() -> None:
     assert sorted(bilevel.__all__) == [
         "Batches",
         "BilevelError",
+        "CheckReport",
         "ClassWeights",
         "ClusterWeights",
         "Comparison",
@@ -47,6 +48,7 @@ def test_public_names() -> None:
         "TorchoptRule",
         "Unrolled",
         "UpdateRule",
+        "check",
         "compare",
         "errors",
         "from_torch",
@@ -102,6 +104,17 @@ def test_signatures() -> None:
     assert arguments(bilevel.ConjugateGradient) == ["max_iterations", "tolerance", "damping"]
     assert arguments(bilevel.Neumann) == ["step_size", "max_iterations", "tolerance", "damping"]
     assert arguments(bilevel.ClusterWeights) == ["num_clusters", "parameterization", "normalize", "init"]
+    assert arguments(bilevel.check) == [
+        "problem_or_solver",
+        "method",
+        "train",
+        "val",
+        "optimizer",
+        "steps",
+        "directions",
+        "tolerance",
+        "seed",
+    ]
     assert arguments(bilevel.compare) == [
         "problem_or_solver",
         "methods",
