@@ -86,7 +86,7 @@ def find_obstacles(problem: Problem, train: Any) -> tuple[Obstacle, ...]:
                 "inner", *named, problem.buffers(), as_batches(train, "train"), search, problem.autocast()
             )
     except DoubleBackwardError as error:  # some refuse as soon as the first derivative is to keep a graph
-        return modules.obstacle(str(error.found), [])
+        return tuple(modules.obstacle(str(error.found), []))
     return answer
 
 
