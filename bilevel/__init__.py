@@ -4,9 +4,11 @@ A user writes two losses on two ordinary modules and steps a `Solver`; the way t
 that can be swapped for another.
 """
 
-from . import errors, optim
+from . import errors, logging, optim
 from ._info import Seconds, StepInfo
 from .batches import Batches
+from .callbacks import Callback
+from .clipping import Clip, ClipNorm, ClipValue
 from .diagnostics import CheckReport, Comparison, check, compare
 from .errors import BilevelError, LinearSolveWarning
 from .hypergradients import (
@@ -43,12 +45,18 @@ from .reweighting import (
     SoftLabels,
 )
 from .solver import Solver
+from .training import fit
 
 __all__ = [
+    "SAMA",
     "Batches",
     "BilevelError",
+    "Callback",
     "CheckReport",
     "ClassWeights",
+    "Clip",
+    "ClipNorm",
+    "ClipValue",
     "ClusterWeights",
     "Comparison",
     "ConjugateGradient",
@@ -72,7 +80,6 @@ __all__ = [
     "Penalty",
     "Point",
     "Problem",
-    "SAMA",
     "SampleWeights",
     "Seconds",
     "SoftLabels",
@@ -84,8 +91,10 @@ __all__ = [
     "check",
     "compare",
     "errors",
+    "fit",
     "from_torch",
     "hypergradient",
+    "logging",
     "optim",
     "supported_optimizers",
 ]

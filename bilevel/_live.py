@@ -123,7 +123,9 @@ class RuleOptimizer(LiveOptimizer):
     def __init__(self, rule: object, parameters: Mapping[str, Tensor]) -> None:
         self._rule = as_rule(rule, parameters)
         self._names = tuple(parameters)
-        self.state = self._rule.init(tuple(p.detach() for p in parameters.values()))
+        self._parameters = tuple(p.detach() for p in parameters.values())
+        self._initial = self._rule.init(self._parameters)
+        self.state = self._initial
 
     def apply(self, parameters: Sequence[Tensor], grads: MaybeTensors, outer: Mapping[str, Tensor]) -> None:
         """One `rule.update()`; see `LiveOptimizer.apply`."""
@@ -148,18 +150,27 @@ class RuleOptimizer(LiveOptimizer):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `LiveOptimizer.load_state_dict`."""
-        leaves, tree = torchopt.pytree.tree_flatten(self.state)
         saved = state["leaves"]
-        if len(saved) != len(leaves):
-            raise StateError(
-                "the update rule has a state of another size",
-                where=type(self._rule).__name__,
-                found=f"{len(saved)} values",
-                expected=f"{len(leaves)} values",
-            )
-        self.state = torchopt.pytree.tree_unflatten(
-            tree, [_like(saved[str(i)], leaf) for i, leaf in enumerate(leaves)]
+        sizes = []
+        for like in (lambda: self.state, lambda: self._initial, self._used):
+            leaves, tree = torchopt.pytree.tree_flatten(like())
+            if len(saved) == len(leaves):
+                values = [_like(saved[str(i)], leaf) for i, leaf in enumerate(leaves)]
+                self.state = torchopt.pytree.tree_unflatten(tree, values)
+                return
+            sizes.append(len(leaves))
+        raise StateError(
+            "the update rule has a state of another size",
+            where=type(self._rule).__name__,
+            found=f"{len(saved)} values",
+            expected=f"{sizes[0]} values",
         )
+
+    def _used(self) -> State:
+        """A state as it looks once every parameter was updated; some rules start with an empty one."""
+        zeros = tuple(torch.zeros_like(p) for p in self._parameters)
+        with torch.no_grad():
+            return self._rule.update(self._parameters, zeros, self._initial, {})[1]
 
     def _changed(self, count: int) -> OwnershipError:
         return OwnershipError(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from .errors import BatchError
 
@@ -17,18 +20,27 @@ class Batches:
 
     Args:
         items: the batches, of any type; the iterable is read to its end.
+        weights: the weight of each batch in the mean, > 0; None for equal weights. They are normalised.
 
     Raises:
-        BatchError: no batch was given.
+        BatchError: no batch was given, or the weights do not fit.
 
     Example:
         >>> solver.step(Batches(itertools.islice(loader, 5)), val_batch)  # doctest: +SKIP
     """
 
-    def __init__(self, items: Iterable[Any]) -> None:
+    def __init__(self, items: Iterable[Any], weights: Sequence[float] | None = None) -> None:
         self._items = tuple(items)
         if not self._items:
             raise BatchError("there is no batch", where="Batches", expected="at least one batch")
+        if weights is not None and (len(weights) != len(self._items) or not all(w > 0 for w in weights)):
+            raise BatchError(
+                "the weights do not fit",
+                where="Batches(weights)",
+                found=list(weights),
+                expected=f"{len(self._items)} positive numbers",
+            )
+        self._weights = None if weights is None else tuple(w / sum(weights) for w in weights)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -46,6 +58,31 @@ class Batches:
         """
         item = self._items[0] if len(self._items) == 1 else self._items[step]
         return item if isinstance(item, Batches) else Batches((item,))
+
+    def mean(self, values: Sequence[Tensor]) -> Tensor:
+        """The (weighted) mean of one scalar for each batch."""
+        if len(values) == 1:
+            return values[0]
+        stacked = torch.stack(list(values))
+        if self._weights is None:
+            return stacked.mean()
+        return (stacked * torch.tensor(self._weights, dtype=stacked.dtype, device=stacked.device)).sum()
+
+    def flat(self) -> Iterator[tuple[Any, float]]:
+        """Each single batch, nested ones included, with its weight in the mean; the weights add up to 1."""
+        weights = self._weights or (1 / len(self._items),) * len(self._items)
+        for item, weight in zip(self._items, weights, strict=True):
+            if isinstance(item, Batches):
+                yield from ((one, weight * inner) for one, inner in item.flat())
+            else:
+                yield item, weight
+
+    def map(self, change: Callable[[Any], Any]) -> Batches:
+        """The same structure with each single batch changed."""
+        return Batches(
+            [item.map(change) if isinstance(item, Batches) else change(item) for item in self._items],
+            self._weights,
+        )
 
     def check_steps(self, steps: int, where: str, *, exact: bool = True) -> None:
         """Raise `BatchError` unless there is one batch, or one for each of `steps` steps."""

@@ -213,7 +213,7 @@ class _Both(nn.Module):
             else _scalar(loss(self.inner, self.outer, one), where)
             for one in batches
         ]
-        return values[0] if len(values) == 1 else torch.stack(values).mean()
+        return batches.mean(values)
 
 
 def _scalar(value: Any, where: str) -> Tensor:

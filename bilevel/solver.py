@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
-from ._autograd import gradients
+from ._checks import check_options
 from ._info import Seconds, StepInfo
-from ._live import live_optimizer, plain
-from ._rng import RngState
+from ._level import Level
+from ._live_gradient import live_gradient
+from ._restart import RestartPoint
+from ._state import load_solver_state, solver_state
 from ._types import Loss
-from .batches import as_batches
-from .errors import (
-    IndependentLossError,
-    NonFiniteError,
-    NonFiniteLossError,
-    OptimizerError,
-    OptionError,
-    StateError,
-)
+from .batches import Batches
+from .callbacks import Callback
+from .clipping import Clip
+from .distributed import ProcessGroup, find_group, make_problem
+from .errors import IndependentLossError, NonFiniteError, NonFiniteLossError
 from .hypergradients import Hypergradient, HypergradientMethod
 from .hypergradients import hypergradient as evaluate
-from .optim import LearnedSettings
-from .problem import Problem, fork
+from .problem import fork
 
-_VERSION = 1
+
+@dataclass(frozen=True)
+class _Judged:
+    """A hypergradient before the outer update, why it is to be skipped, and the seconds it took."""
+
+    result: Hypergradient
+    skipped: tuple[str, ...]
+    seconds: float
 
 
 class Solver:
@@ -53,6 +59,29 @@ class Solver:
         inner_steps: live inner updates in one `step`, ≥ 1.
         on_nonfinite: what to do when a loss, a hypergradient or an inner gradient is not finite: `"raise"` a
             named error, or `"skip"` the update and count it. It never reaches the parameters.
+        unroll: the order of one `step`. `"look-ahead"`: the unroll is virtual; the outer parameters move
+            first, then the live inner steps are taken with the new ones. `"committed"`: the live inner steps
+            are the unrolled ones, taken with the old outer parameters, which move afterwards; a method that
+            looks at one point only then looks at where the inner steps ended.
+        inner_start: `"warm"`, or `"restart"` to put the inner module, its optimiser and its scheduler back
+            to where they were when the solver was built, at the beginning of each `step`.
+        inner_clip, outer_clip: `ClipNorm` or `ClipValue` for the (hyper)gradient before its optimiser sees
+            it. Inner clipping is part of the unrolled steps. Reported norms are those before clipping.
+        inner_scheduler, outer_scheduler: a scheduler of that level's torch.optim optimiser, stepped after
+            each update. Within one unroll the learning rate stays the present one.
+        inner_micro_batch, outer_micro_batch: cut each batch into micro-batches of at most so many samples
+            whose losses are averaged, weighted by size: the same gradient for a loss that is a mean over
+            samples (not where samples see each other, as in BatchNorm or weights normalised over the batch).
+            Live inner steps and the outer loss keep the graph of one micro-batch at a time; an unrolled
+            step, the inner loss of an implicit method, and `Unrolled(mode="graph")` those of all.
+        autocast: run the losses under autocast in this type; None leaves it to the caller. There is no loss
+            scaling, so prefer bfloat16.
+        device: move the tensors of every batch there; None leaves batches alone.
+        process_group: average losses, gradients and hypergradients over these processes: `"auto"` is the
+            default group if torch.distributed was initialised before; None is this process alone. All
+            processes then start from the parameters of the first. Batches are each process's own part; equal
+            parts of a mean loss give what one process computes on the joined batch.
+        callbacks: called as `callback(solver, info)` after each `step`, such as `bilevel.logging.LogTo`.
 
     Raises:
         OptionError: an argument makes no sense.
@@ -72,38 +101,56 @@ class Solver:
         hypergradient: HypergradientMethod,
         inner_steps: int = 1,
         on_nonfinite: Literal["raise", "skip"] = "raise",
+        unroll: Literal["look-ahead", "committed"] = "look-ahead",
+        inner_start: Literal["warm", "restart"] = "warm",
+        inner_clip: Clip | None = None,
+        outer_clip: Clip | None = None,
+        inner_scheduler: LRScheduler | None = None,
+        outer_scheduler: LRScheduler | None = None,
+        inner_micro_batch: int | None = None,
+        outer_micro_batch: int | None = None,
+        autocast: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        process_group: ProcessGroup | Literal["auto"] | None = "auto",
+        callbacks: Iterable[Callback] = (),
     ) -> None:
-        if on_nonfinite not in ("raise", "skip"):
-            raise OptionError(
-                "unknown choice", where="on_nonfinite", found=repr(on_nonfinite), expected="'raise' or 'skip'"
-            )
-        if inner_steps < 1:
-            raise OptionError("too few steps", where="inner_steps", found=inner_steps, expected="≥ 1")
-        if not isinstance(hypergradient, HypergradientMethod):
-            raise OptionError(
-                "not a hypergradient method",
-                where="hypergradient",
-                found=repr(hypergradient),
-                expected="such as Unrolled(steps=5), Implicit(ConjugateGradient()) or GaussNewton()",
-            )
-        self.problem = Problem(inner_loss, outer_loss, inner, outer)
+        check_options(
+            hypergradient, inner_optimizer, inner_steps, on_nonfinite, unroll, inner_start, autocast
+        )
+        self._group = find_group(process_group)
+        self.problem = make_problem(inner_loss, outer_loss, inner, outer, self._group)
         self.method = hypergradient
         self.inner_steps = inner_steps
         self.on_nonfinite = on_nonfinite
+        self.unroll = unroll
         self.inner_optimizer = inner_optimizer
         self.outer_optimizer = outer_optimizer
-        self._inner_live = live_optimizer(inner_optimizer, self.problem.inner_parameters(), "inner")
-        self._outer_live = live_optimizer(outer_optimizer, self.problem.outer_parameters(), "outer")
+        self.callbacks: list[Callback] = list(callbacks)
         self.counts = {"inner_steps": 0, "outer_steps": 0, "skipped": 0}
-        if isinstance(inner_optimizer, LearnedSettings) and not hypergradient.uses_optimizer:
-            raise OptimizerError(
-                "only a method that unrolls the inner optimiser can learn its settings",
-                where=f"hypergradient={type(hypergradient).__name__}",
-                fix="use Unrolled(steps=...), or a plain optimiser with fixed settings",
-            )
+        self._autocast = autocast
+        target = None if device is None else torch.device(device)
+        self._inner = Level(
+            "inner",
+            inner_optimizer,
+            self.problem.inner_parameters(),
+            clip=inner_clip,
+            scheduler=inner_scheduler,
+            micro_batch=inner_micro_batch,
+            device=target,
+        )
+        self._outer = Level(
+            "outer",
+            outer_optimizer,
+            self.problem.outer_parameters(),
+            clip=outer_clip,
+            scheduler=outer_scheduler,
+            micro_batch=outer_micro_batch,
+            device=target,
+        )
+        self._restart = RestartPoint(inner, self._inner) if inner_start == "restart" else None
         if hypergradient.uses_optimizer:
             # Refuse an optimiser that cannot be unrolled now, not in the first step.
-            self._inner_live.rule(self.problem.inner_parameters())
+            self._inner.rule(self.problem.inner_parameters())
 
     def hypergradient(self, train: Any, val: Any) -> Hypergradient:
         """dF/dλ at the live parameters; changes nothing (see `bilevel.hypergradient` for what that covers).
@@ -119,24 +166,104 @@ class Solver:
             NonFiniteError: something is not finite and `on_nonfinite` is `"raise"`.
             BilevelError: a loss, a batch or the optimiser cannot be used; the message says what to do.
         """
-        result = self._evaluate(train, val)
+        result = self._evaluate(self._inner.batches(train), self._outer.batches(val))
         if self.on_nonfinite == "raise":
             result.check_finite(self.problem)
         return result
 
     def outer_step(self, train: Any, val: Any) -> StepInfo:
         """Compute the hypergradient and let the outer optimiser take one step along it."""
+        return self._move_outer(self._judge(self._inner.batches(train), val))
+
+    def inner_step(self, train: Any) -> StepInfo:
+        """One ordinary training step of the live inner module on one batch (or the mean over `Batches`).
+
+        If the loss or its gradient is not finite, buffers such as BatchNorm statistics are put back too.
+        """
+        return self._move_inner(self._inner.batches(train))
+
+    def step(self, train: Any, val: Any) -> StepInfo:
+        """Hypergradient → outer update → `inner_steps` inner updates, unless `unroll` asks for another order.
+
+        Args:
+            train: one batch, used by every unrolled and live inner step, or `Batches`, of which unrolled
+                step t and live inner step t take the t-th.
+            val: one batch of the outer loss, or `Batches`, over which it is averaged.
+
+        Returns:
+            Losses, norms, reports, skipped updates and timings.
+        """
+        batches = self._inner.batches(train)
+        batches.check_steps(self.inner_steps, f"train, for inner_steps={self.inner_steps}", exact=False)
+        if self._restart is not None:
+            self._restart.restore()
+        if self.unroll == "look-ahead":
+            info = self._move_outer(self._judge(batches, val))
+            info = self._train(batches, info)
+        elif self.method.uses_optimizer:
+            judged = self._judge(batches, val)
+            moved = self._train(batches, StepInfo())
+            info = _joined(self._move_outer(judged), moved)
+        else:
+            moved = self._train(batches, StepInfo())
+            judged = self._judge(batches, val)
+            info = _joined(self._move_outer(judged), moved)
+        for callback in self.callbacks:
+            callback(self, info)
+        return info
+
+    def learning_rates(self) -> dict[str, float]:
+        """The present learning rate of each torch.optim level, `inner/lr` and `outer/lr` (first group)."""
+        return {**self._inner.learning_rate(), **self._outer.learning_rate()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on bit for bit: a plain nested dict of tensors (copies) and JSON values.
+
+        It holds both modules, both optimisers and their schedulers, the counters, where a restarted inner
+        problem begins, callbacks that have a `state_dict`, and torch's random number generators (those of
+        this process). The position in the data is the caller's.
+        """
+        return solver_state(
+            self.problem, (self._inner, self._outer), self.counts, self._restart, self.callbacks
+        )
+
+    def load_state_dict(self, state: Mapping[str, Any], *, restore_rng: bool = True) -> None:
+        """Take over what `state_dict` gave.
+
+        Args:
+            state: the saved state; tensors may lie on any device.
+            restore_rng: also set torch's random number generators.
+
+        Raises:
+            StateError: the state is of another version, or does not fit the modules or optimisers.
+        """
+        load_solver_state(
+            state,
+            self.problem,
+            (self._inner, self._outer),
+            self.counts,
+            self._restart,
+            self.callbacks,
+            restore_rng=restore_rng,
+        )
+
+    def _judge(self, batches: Batches, val: Any) -> _Judged:
         began = time.perf_counter()
-        result = self._evaluate(train, val)
+        result = self._evaluate(batches, self._outer.batches(val))
         skipped: tuple[str, ...] = ()
         try:
             result.check_finite(self.problem)
         except NonFiniteError as error:
             skipped = (self._skip(error),)
-        computed = time.perf_counter()
-        if not skipped:
+        return _Judged(result, skipped, time.perf_counter() - began)
+
+    def _move_outer(self, judged: _Judged) -> StepInfo:
+        began = time.perf_counter()
+        result = judged.result
+        if not judged.skipped:
             parameters = self.problem.outer_parameters()
-            self._outer_live.apply(tuple(parameters.values()), tuple(result.values()), {})
+            loss = result.outer_loss.item()
+            self._outer.apply(tuple(parameters.values()), tuple(result.values()), {}, loss)
             self.counts["outer_steps"] += 1
         norm = result.inner_gradient_norm
         return StepInfo(
@@ -145,27 +272,26 @@ class Solver:
             hypergradient_norm=result.norm().item(),
             linearization_gradient_norm=None if norm is None else norm.item(),
             linear_solves=result.linear_solves,
-            skipped=skipped,
+            skipped=judged.skipped,
             skipped_total=self.counts["skipped"],
-            seconds=Seconds(hypergradient=computed - began, outer=time.perf_counter() - computed),
+            seconds=Seconds(hypergradient=judged.seconds, outer=time.perf_counter() - began),
         )
 
-    def inner_step(self, train: Any) -> StepInfo:
-        """One ordinary training step of the live inner module on one batch (or the mean over `Batches`).
+    def _train(self, batches: Batches, info: StepInfo) -> StepInfo:
+        for index in range(self.inner_steps):
+            info = _joined(info, self._move_inner(batches.at(index)))
+        return info
 
-        If the loss or its gradient is not finite, buffers such as BatchNorm statistics are put back too.
-        """
+    def _move_inner(self, batches: Batches) -> StepInfo:
         began = time.perf_counter()
         parameters = tuple(self.problem.inner_parameters().values())
         outer = {name: p.detach() for name, p in self.problem.outer_parameters().items()}
         where = self.problem.describe("inner")
-
-        def differentiate(loss: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-            return loss.detach(), gradients(loss, parameters)
-
         buffers = fork(self.problem.buffers())
-        with torch.enable_grad():
-            loss, grads = self.problem.live("inner", as_batches(train, "train"), differentiate)
+        with self._precision():
+            loss, grads = live_gradient(self.problem, batches, parameters)
+        if self._group is not None:
+            loss, grads = self._group.average(loss, grads, parameters)
         present = [grad for grad in grads if grad is not None]
         if not present:
             raise IndependentLossError(
@@ -188,7 +314,7 @@ class Solver:
                     buffer.copy_(buffers[name])
             skipped = (self._skip(error),)
         else:
-            self._inner_live.apply(parameters, grads, outer)
+            self._inner.apply(parameters, grads, outer, value)
             self.counts["inner_steps"] += 1
         return StepInfo(
             inner_loss=value,
@@ -198,84 +324,16 @@ class Solver:
             seconds=Seconds(inner=time.perf_counter() - began),
         )
 
-    def step(self, train: Any, val: Any) -> StepInfo:
-        """Hypergradient → outer update → `inner_steps` inner updates.
+    def _evaluate(self, train: Batches, val: Batches) -> Hypergradient:
+        rule = self._inner.rule(self.problem.inner_parameters()) if self.method.uses_optimizer else None
+        with self._precision():
+            return evaluate(self.problem, self.method, train, val, optimizer=rule)
 
-        Args:
-            train: one batch, used by every unrolled and live inner step, or `Batches`, of which unrolled
-                step t and live inner step t take the t-th.
-            val: one batch of the outer loss, or `Batches`, over which it is averaged.
-
-        Returns:
-            Losses, norms, reports, skipped updates and timings.
-        """
-        batches = as_batches(train, "train")
-        batches.check_steps(self.inner_steps, f"train, for inner_steps={self.inner_steps}", exact=False)
-        info = self.outer_step(batches, val)
-        for index in range(self.inner_steps):
-            inner = self.inner_step(batches.at(index))
-            info = replace(
-                info,
-                inner_loss=inner.inner_loss,
-                inner_gradient_norm=inner.inner_gradient_norm,
-                skipped=info.skipped + inner.skipped,
-                skipped_total=inner.skipped_total,
-                seconds=replace(info.seconds, inner=info.seconds.inner + inner.seconds.inner),
-            )
-        return info
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on bit for bit: a plain nested dict of tensors (copies) and JSON values.
-
-        It holds both modules, both optimisers, the counters and torch's random number generators, but no
-        learning-rate scheduler and no data loader: those are the caller's.
-        """
-        rng = RngState.capture(self.problem.devices())
-        return {
-            "version": _VERSION,
-            "inner": _copied(self.problem.inner),
-            "outer": _copied(self.problem.outer),
-            "inner_optimizer": self._inner_live.state_dict(),
-            "outer_optimizer": self._outer_live.state_dict(),
-            "counts": dict(self.counts),
-            "rng": {"cpu": rng.cpu, "devices": dict(rng.devices)},
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any], *, restore_rng: bool = True) -> None:
-        """Take over what `state_dict` gave.
-
-        Args:
-            state: the saved state; tensors may lie on any device.
-            restore_rng: also set torch's random number generators.
-
-        Raises:
-            StateError: the state is of another version, or does not fit the modules or optimisers.
-        """
-        if state.get("version") != _VERSION:
-            raise StateError(
-                "unknown version", where="state_dict", found=state.get("version"), expected=_VERSION
-            )
-        try:
-            self.problem.inner.load_state_dict(state["inner"])
-            self.problem.outer.load_state_dict(state["outer"])
-            self._inner_live.load_state_dict(state["inner_optimizer"])
-            self._outer_live.load_state_dict(state["outer_optimizer"])
-            self.counts.update(state["counts"])
-            if restore_rng:
-                RngState(
-                    state["rng"]["cpu"].cpu(), {k: v.cpu() for k, v in state["rng"]["devices"].items()}
-                ).restore()
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise StateError(
-                "the state does not fit this solver",
-                where="load_state_dict",
-                found=error,
-                fix="build the solver with the same modules and optimisers before loading",
-            ) from error
-
-    def _evaluate(self, train: Any, val: Any) -> Hypergradient:
-        rule = self._inner_live.rule(self.problem.inner_parameters()) if self.method.uses_optimizer else None
-        return evaluate(self.problem, self.method, train, val, optimizer=rule)
+    def _precision(self) -> contextlib.AbstractContextManager[object]:
+        if self._autocast is None:
+            return contextlib.nullcontext()
+        device = next(self.problem.inner.parameters()).device.type
+        return torch.autocast(device, dtype=self._autocast)
 
     def _skip(self, error: NonFiniteError) -> str:
         if self.on_nonfinite == "raise":
@@ -284,5 +342,13 @@ class Solver:
         return str(error)
 
 
-def _copied(module: nn.Module) -> dict[str, Any]:
-    return {name: plain(value) for name, value in module.state_dict().items()}
+def _joined(info: StepInfo, inner: StepInfo) -> StepInfo:
+    """What is known so far, with an inner update."""
+    return replace(
+        info,
+        inner_loss=inner.inner_loss,
+        inner_gradient_norm=inner.inner_gradient_norm,
+        skipped=info.skipped + inner.skipped,
+        skipped_total=max(info.skipped_total, inner.skipped_total),
+        seconds=replace(info.seconds, inner=info.seconds.inner + inner.seconds.inner),
+    )

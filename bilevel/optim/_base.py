@@ -171,6 +171,16 @@ def read_states(
     return [None if state is None else build(int(next(steps)), state) for state in live]
 
 
+def dtype_name(tensor: Tensor) -> str:
+    """Its type as a name, which can be saved."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def scalar_precision() -> str:
+    """The type in which torch.optim keeps numbers of its state by default."""
+    return "float64" if torch.get_default_dtype() == torch.float64 else "float32"
+
+
 def _constant(value: Any) -> Any:
     """A setting as a plain number; torch.optim allows a tensor."""
     return value.item() if isinstance(value, Tensor) else value

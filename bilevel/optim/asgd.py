@@ -9,7 +9,15 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ._base import PerParameterRule, descent_direction, read_settings, read_states, scaled_add
+from ._base import (
+    PerParameterRule,
+    descent_direction,
+    dtype_name,
+    read_settings,
+    read_states,
+    scalar_precision,
+    scaled_add,
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,7 @@ class ASGDState(NamedTuple):
 
     step: int
     eta: float
-    precision: torch.dtype
+    precision: str
 
 
 class ASGD(PerParameterRule[ASGDSettings, ASGDState]):
@@ -45,14 +53,14 @@ class ASGD(PerParameterRule[ASGDSettings, ASGDState]):
     ) -> tuple[Tensor, ASGDState]:
         """One step of one parameter."""
         if state is None:
-            precision = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-            state = ASGDState(0, torch.tensor(setting.lr, dtype=precision).item(), precision)
+            precision = scalar_precision()
+            state = ASGDState(0, torch.tensor(setting.lr, dtype=getattr(torch, precision)).item(), precision)
         grad = descent_direction(param, grad, setting.maximize, setting.weight_decay)
         new = scaled_add(param * (1 - setting.lambd * state.eta), grad, -state.eta)
         step = state.step + 1
         eta = setting.lr / (1 + setting.lambd * setting.lr * step) ** setting.alpha
         # torch.optim makes a tensor of torch's default type of it before it copies it into the state.
-        rounded = torch.as_tensor(eta).to(state.precision).item()
+        rounded = torch.as_tensor(eta).to(getattr(torch, state.precision)).item()
         return new, ASGDState(step, rounded, state.precision)
 
 
@@ -63,7 +71,7 @@ def from_torch_asgd(
 
     def build(step: int, live: Mapping[str, Any]) -> ASGDState:
         eta = torch.as_tensor(live["eta"])
-        return ASGDState(step, eta.item(), eta.dtype)
+        return ASGDState(step, eta.item(), dtype_name(eta))
 
     settings = [read_settings(ASGDSettings, group) for group in groups]
     return ASGD(settings, read_states(optimizer, parameters, build))

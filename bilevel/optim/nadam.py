@@ -12,10 +12,12 @@ from torch import Tensor
 from ._base import (
     PerParameterRule,
     descent_direction,
+    dtype_name,
     is_on,
     moving_average,
     read_settings,
     read_states,
+    scalar_precision,
     settled,
     subtract_ratio,
 )
@@ -45,7 +47,7 @@ class NAdamState(NamedTuple):
 
     step: int
     product: float
-    precision: torch.dtype
+    precision: str
     mean: Tensor
     square: Tensor
 
@@ -61,7 +63,7 @@ class NAdam(PerParameterRule[NAdamSettings, NAdamState]):
     ) -> tuple[Tensor, NAdamState]:
         """One step of one parameter."""
         if state is None:
-            precision = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+            precision = scalar_precision()
             state = NAdamState(0, 1.0, precision, torch.zeros_like(param), torch.zeros_like(param))
         decay = setting.weight_decay
         grad = descent_direction(param, grad, setting.maximize, 0.0 if setting.decoupled else decay)
@@ -71,7 +73,7 @@ class NAdam(PerParameterRule[NAdamSettings, NAdamState]):
         now, following = (
             setting.beta1 * (1.0 - 0.5 * 0.96 ** (t * setting.momentum_decay)) for t in (step, step + 1)
         )
-        product = (torch.tensor(state.product, dtype=state.precision) * now).item()
+        product = (torch.tensor(state.product, dtype=getattr(torch, state.precision)) * now).item()
         mean = torch.lerp(state.mean, grad, 1 - setting.beta1)
         square = moving_average(state.square, grad, setting.beta2)
 
@@ -91,7 +93,7 @@ def from_torch_nadam(
     def build(step: int, live: Mapping[str, Any]) -> NAdamState:
         product = torch.as_tensor(live["mu_product"])
         moments = live["exp_avg"].detach(), live["exp_avg_sq"].detach()
-        return NAdamState(step, product.item(), product.dtype, *moments)
+        return NAdamState(step, product.item(), dtype_name(product), *moments)
 
     settings = [
         replace(read_settings(NAdamSettings, group), decoupled=bool(group["decoupled_weight_decay"]))

@@ -14,8 +14,12 @@ def test_public_names() -> None:
     assert sorted(bilevel.__all__) == [
         "Batches",
         "BilevelError",
+        "Callback",
         "CheckReport",
         "ClassWeights",
+        "Clip",
+        "ClipNorm",
+        "ClipValue",
         "ClusterWeights",
         "Comparison",
         "ConjugateGradient",
@@ -51,8 +55,10 @@ def test_public_names() -> None:
         "check",
         "compare",
         "errors",
+        "fit",
         "from_torch",
         "hypergradient",
+        "logging",
         "optim",
         "supported_optimizers",
     ]
@@ -77,6 +83,18 @@ def test_signatures() -> None:
         "hypergradient",
         "inner_steps",
         "on_nonfinite",
+        "unroll",
+        "inner_start",
+        "inner_clip",
+        "outer_clip",
+        "inner_scheduler",
+        "outer_scheduler",
+        "inner_micro_batch",
+        "outer_micro_batch",
+        "autocast",
+        "device",
+        "process_group",
+        "callbacks",
     ]
     assert arguments(bilevel.Solver.hypergradient) == ["self", "train", "val"]
     assert arguments(bilevel.Solver.step) == ["self", "train", "val"]
