@@ -1,0 +1,1 @@
+"""The hypergradient benchmark: problems, methods and peers, measurement, and reports."""

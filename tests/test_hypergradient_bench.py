@@ -1,0 +1,148 @@
+"""The hypergradient benchmark in its quick form."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+from hypergradient import driver, rows
+from hypergradient.cli import main
+from hypergradient.memory import LiveTensors
+from hypergradient.methods import METHODS
+from hypergradient.peers import Method
+from hypergradient.store import Cell
+
+pytest.importorskip("sklearn", reason="the digits need scikit-learn")
+
+PACKAGES = {"higher": "higher", "torchopt": "torchopt", "hypertorch": "hypergrad", "betty": "betty"}
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bench")
+    assert main(["--quick", "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(out: Path) -> list[dict[str, Any]]:
+    return json.loads((out / "results.json").read_text())["rows"]
+
+
+def test_a_row_for_each_problem_steps_and_method(found: list[dict[str, Any]]) -> None:
+    keys = [(row["problem"], row["steps"], row["method"]) for row in found]
+    assert keys == [("digits-mlp", steps, method) for steps in (1, 2) for method in METHODS]
+
+
+def test_exact_methods_agree_and_are_measured(found: list[dict[str, Any]]) -> None:
+    exact = [row for row in found if row["exact"] and row["status"] == "ok"]
+    names = {row["method"] for row in exact}
+    assert {"plain autograd", "higher", "TorchOpt functional"} <= names
+    assert {"bilevel Unrolled adjoint", "bilevel Unrolled graph", "bilevel Unrolled √T checkpoints"} <= names
+    for row in exact:
+        assert row["error"] < 1e-9, row["method"]
+        assert row["seconds"] > 0
+        assert row["tensor_mb"] > 0
+        assert row["rounds"] == 2
+    peers = [row for row in exact if row["steps"] == 2 and METHODS[row["method"]].peer]
+    assert min(row["time_ratio"] for row in peers) == 1
+    assert min(row["tensor_ratio"] for row in peers) == 1
+
+
+def test_inexact_methods_say_how_far_off_they_are(found: list[dict[str, Any]]) -> None:
+    for name in ("bilevel GaussNewton", "bilevel Implicit(CG)"):
+        (row,) = (row for row in found if row["method"] == name and row["steps"] == 2)
+        assert row["status"] == "ok", row["reason"]
+        assert row["error"] > 1e-6
+        assert -1 <= row["cosine"] <= 1
+
+
+def test_what_cannot_run_is_a_row_with_a_reason(found: list[dict[str, Any]]) -> None:
+    for row in found:
+        package = PACKAGES.get(METHODS[row["method"]].library)
+        if package and importlib.util.find_spec(package) is None:
+            assert row["status"] == "skipped"
+            assert "not installed" in row["reason"]
+    (forward,) = (row for row in found if row["method"] == "bilevel ForwardMode" and row["steps"] == 1)
+    assert forward["status"] == "skipped"
+    assert "193" in forward["reason"]
+
+
+def test_files_and_resume(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (out / "plot.png").read_bytes().startswith(b"\x89PNG")
+    page = (out / "results.md").read_text()
+    assert "## digits-mlp, T = 2" in page
+    assert "| higher | yes |" in page
+    before = json.loads((out / "results.json").read_text())["rows"]
+    monkeypatch.setattr(driver, "do", lambda *_, **__: pytest.fail("measured again"))
+    assert main(["--quick", "--out", str(out), "--resume"]) == 0
+    assert json.loads((out / "results.json").read_text())["rows"] == before
+
+
+def test_a_failure_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(task: Any, steps: int) -> Any:
+        def run() -> Any:
+            raise RuntimeError("no\nsecond derivative")
+
+        return run
+
+    monkeypatch.setitem(METHODS, "higher", Method("higher", "higher", broken, exact=True))
+    chosen = ["--methods", "plain autograd", "higher", "bilevel Unrolled adjoint"]
+    assert main(["--quick", "--steps", "1", "--repeats", "1", "--out", str(tmp_path), *chosen]) == 0
+    content = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [row["status"] for row in content] == ["ok", "failed", "ok"]
+    assert content[1]["reason"] == "RuntimeError: no"
+
+
+def test_live_tensors_counts_each_storage_once_until_it_is_freed() -> None:
+    old = torch.zeros(1000)
+    with LiveTensors() as live:
+        a = old + 1
+        a.view(10, 100).t()
+        old.add_(1)
+        assert live.now == live.peak == 4000
+        b = a * 2
+        del a
+        assert (live.now, live.peak) == (4000, 8000)
+        b.sum()
+        assert live.peak == 8000
+        del b
+        assert live.now == 0
+
+
+def test_live_tensors_sees_what_a_graph_keeps() -> None:
+    x = torch.zeros(1000, requires_grad=True)
+    with LiveTensors() as live:
+        y = x.exp().exp().exp()
+        assert live.now == 12000
+        y.detach_()
+        assert live.now == 4000
+
+
+def test_ratios_and_errors() -> None:
+    def cell(method: str, steps: int, seconds: float, size: int, vector: list[float]) -> Cell:
+        return Cell("p", steps, method, tensor_bytes=size, seconds=[seconds] * 3, vector=vector)
+
+    table = rows.rows(
+        [
+            cell("plain autograd", 1, 1.0, 90, [3.0, 4.0]),
+            cell("higher", 1, 2.0, 100, [3.0, 4.0]),
+            cell("bilevel Unrolled adjoint", 1, 3.0, 50, [3.0, 4.0]),
+            cell("bilevel Unrolled adjoint", 5, 9.0, 60, [0.0, 4.0]),
+        ]
+    )
+    assert [row.time_ratio for row in table] == [0.5, 1, 1.5, None]
+    assert table[2].tensor_ratio == 0.5
+    assert table[3].growth == 1.2
+    assert table[2].error == 0
+    other = rows.rows([cell("higher", 1, 1, 1, [3.0, 4.0]), cell("bilevel GaussNewton", 1, 1, 1, [6.0, 8.0])])
+    assert other[1].error == 1
+    assert other[1].cosine == pytest.approx(1)
