@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+from functools import partial
+from typing import Any
+
 import typer
 from rich.console import Console
 
@@ -27,6 +31,7 @@ app.command("predict")(predict)
 def run() -> int:
     """Run the command line; the exit code: 0 well, 2 for an error the user can mend, 130 for Ctrl-C."""
     console = Console(stderr=True)
+    warnings.showwarning = partial(_show_warning, console)
     try:
         code = app(standalone_mode=False)
     except IstdError as error:
@@ -49,3 +54,8 @@ def run() -> int:
         show()
         return 2
     return code if isinstance(code, int) else 0
+
+
+def _show_warning(console: Console, message: Warning | str, *where: Any, **more: Any) -> None:
+    """Print a warning as one line; where in the code it arose means nothing to a user."""
+    console.print(f"[yellow]note[/yellow] {message}", highlight=False, soft_wrap=True)
