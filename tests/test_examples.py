@@ -36,3 +36,36 @@ def test_noisy_digits(tmp_path: Path) -> None:
     assert best > simple + 1
     assert mean["online re-weighting"] > 84
     assert is_picture(tmp_path / "digits.png")
+
+
+def test_ridge_hyperparameters(tmp_path: Path) -> None:
+    result = example("ridge_hyperparameters").main(["--quick", "--out", str(tmp_path / "ridge.png")])
+    assert result.learned["val"] < 0.99 * result.grid["val"]
+    assert result.learned["test"] < 1
+    assert float(result.penalties.max() / result.penalties.min()) > 2
+    assert is_picture(tmp_path / "ridge.png")
+
+
+def test_unrolled_vs_implicit(tmp_path: Path) -> None:
+    found = example("unrolled_vs_implicit").main(["--quick", "--out", str(tmp_path / "both.png")])
+    for family in ("Unrolled", "CG", "Neumann"):
+        errors = [found[f"{family}({budget})"].relative_error for budget in (2, 5, 10)]
+        assert errors[0] > errors[1] > errors[2], (family, errors)
+    same = found["Neumann(10)"].relative_error
+    assert abs(found["Unrolled(10)"].relative_error - same) < 1e-6 * same
+    assert found["CG(10)"].relative_error < found["Unrolled(10)"].relative_error
+    assert is_picture(tmp_path / "both.png")
+
+
+def test_learned_learning_rate(tmp_path: Path) -> None:
+    result = example("learned_learning_rate").main(["--quick", "--out", str(tmp_path / "rate.png")])
+    assert result.rates[-1] > 10 * result.rates[0]
+    assert result.curves["learned"][-1] < 0.8 * result.curves["fixed 0.003"][-1]
+    assert is_picture(tmp_path / "rate.png")
+
+
+def test_data_hypercleaning(tmp_path: Path) -> None:
+    result = example("data_hypercleaning").main(["--quick", "--out", str(tmp_path / "cleaning.png")])
+    assert result.auc > 0.8
+    assert result.accuracy["kept samples"] > result.accuracy["all labels as given"] + 2
+    assert is_picture(tmp_path / "cleaning.png")
