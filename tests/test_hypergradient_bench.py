@@ -82,7 +82,14 @@ def test_files_and_resume(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "## digits-mlp, T = 2" in page
     assert "| higher | yes |" in page
     before = json.loads((out / "results.json").read_text())["rows"]
-    monkeypatch.setattr(driver, "do", lambda *_, **__: pytest.fail("measured again"))
+    measure = driver.do
+
+    def only_what_was_skipped(job: dict[str, Any], *, alone: bool) -> Any:
+        again = {row["status"] for row in before if row["method"] == job.get("method")}
+        assert again == {"skipped"}, job
+        return measure(job, alone=alone)
+
+    monkeypatch.setattr(driver, "do", only_what_was_skipped)
     assert main(["--quick", "--out", str(out), "--resume"]) == 0
     assert json.loads((out / "results.json").read_text())["rows"] == before
 

@@ -77,7 +77,7 @@ class Driver:
 
     def _cell(self, problem: str, steps: int, method: str) -> Cell:
         known = self._store.load(problem, steps, method)
-        if known is not None:
+        if known is not None and known.status != "skipped":  # what was missing may be installed now
             return known
         self._tell(f"{problem}, T = {steps}: memory of {method}")
         cell = Cell(problem, steps, method, status="failed")
