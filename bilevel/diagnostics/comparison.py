@@ -185,7 +185,9 @@ class Comparison:
         axes.set_yscale("log")
         axes.margins(0.2)
         axes.set_xlabel("seconds" if cost == "seconds" else f"peak bytes ({self.memory})")
-        axes.set_ylabel(f"relative error\nagainst {self.reference}")
+        axes.set_ylabel("relative error")
+        axes.set_title(f"against {self.reference}", fontsize=7, wrap=True)
+        axes.tick_params(axis="x", which="minor", labelsize=6, labelrotation=30)
         axes.grid(alpha=0.3)
         if path is not None:
             figure.savefig(path, dpi=150)
