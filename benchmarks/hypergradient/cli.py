@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -45,7 +46,7 @@ from its repository, github.com/prolearner/hypertorch."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0 if every exact method that ran agrees with the reference."""
     options = _parse(arguments)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 180)  # a log file has no width
     settings = Settings(
         repeats=options.repeats,
         budget=options.budget,
