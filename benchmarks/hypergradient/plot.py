@@ -72,7 +72,9 @@ def plot(path: Path, rows: list[Row]) -> str:
     figure.legend(
         [handles[one] for one in shown], shown, loc="outside right center", frameon=False, fontsize=8
     )
-    figure.suptitle("One hypergradient. Pale: not exact. Dashed: other libraries and plain autograd")
+    figure.suptitle(
+        "One hypergradient. Pale: not exact. Dashed: other libraries and plain autograd", fontsize=9
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     figure.savefig(partial, dpi=120)
