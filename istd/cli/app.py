@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from functools import partial
 from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from ..errors import IstdError
 from .demo import demo
@@ -34,19 +36,12 @@ def run() -> int:
     warnings.showwarning = partial(_show_warning, console)
     try:
         code = app(standalone_mode=False)
-    except IstdError as error:
-        console.print(f"[bold red]error[/bold red] {error}", highlight=False)
-        return 2
     except KeyboardInterrupt:
-        console.print(
-            "[yellow]stopped; what was done is saved. `--resume` goes on with a training run.[/yellow]"
-        )
-        return 130
-    except typer.Exit as stop:
-        return int(stop.exit_code)
-    except typer.Abort:
         return 130
     except Exception as error:
+        if isinstance(error, IstdError) or _is_bilevel_error(error):
+            console.print(f"[bold red]error[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
+            return 2
         # A usage error: click's class, or the one of typer's own copy of click, depending on its version.
         show = getattr(error, "show", None)
         if show is None or not hasattr(error, "exit_code"):
@@ -56,6 +51,12 @@ def run() -> int:
     return code if isinstance(code, int) else 0
 
 
+def _is_bilevel_error(error: Exception) -> bool:
+    # Looked up, not imported: a command that never loaded `bilevel` (and torch) cannot have failed in it.
+    bilevel = sys.modules.get("bilevel")
+    return bilevel is not None and isinstance(error, bilevel.BilevelError)
+
+
 def _show_warning(console: Console, message: Warning | str, *where: Any, **more: Any) -> None:
     """Print a warning as one line; where in the code it arose means nothing to a user."""
-    console.print(f"[yellow]note[/yellow] {message}", highlight=False, soft_wrap=True)
+    console.print(f"[yellow]note[/yellow] {escape(str(message))}", highlight=False, soft_wrap=True)

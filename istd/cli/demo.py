@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 
 from . import options as opt
 from .tables import results_table, show_files
 
 if TYPE_CHECKING:
-    from ..engine import Trainer
+    from ..engine import RunFolder, Trainer
 
 
 def demo(
@@ -34,8 +34,7 @@ def demo(
     names a real one. A demo folder that is there already is replaced.
     """
     from ..data import SyntheticDataset, pack
-    from ..engine import TrainConfig, Trainer, tune_allocator
-    from ..errors import CheckpointError
+    from ..engine import RunFolder, TrainConfig, Trainer, tune_allocator
 
     console = Console()
     tune_allocator()
@@ -43,17 +42,8 @@ def demo(
         _finish(Trainer(None, out, resume=True, console=console), console)
         return
     data = out / "synthetic.h5"
-    if (out / "config.json").exists() and not data.exists():
-        raise CheckpointError(
-            "this folder holds a run that is not a demo", where=out, fix="choose another --out"
-        )
-    if data.exists():
-        shutil.rmtree(out)
-    console.print("[bold]1[/bold] generating infrared images with one point per target")
-    pack(SyntheticDataset(num_train=96, num_val=16, num_test=32, size=(96, 96), seed=seed), data)
-    console.print(f"[bold]2[/bold] training {method}: labels grow from the points as the teacher learns")
     config = TrainConfig(
-        data=str(data),
+        data=str(data.resolve()),
         method=method,  # type: ignore[arg-type]  # checked by TrainConfig
         backbone=backbone,
         vfm=vfm,
@@ -68,7 +58,35 @@ def demo(
         evolve_every=3,
         device=device,
     )
+    _clear_old_demo(RunFolder(out), config.data)
+    console.print("[bold]1[/bold] generating infrared images with one point per target")
+    pack(SyntheticDataset(num_train=96, num_val=16, num_test=32, size=(96, 96), seed=seed), data)
+    console.print(f"[bold]2[/bold] training {method}" + _LESSONS.get(method, ""))
     _finish(Trainer(config, out, console=console), console)
+
+
+_LESSONS = {
+    "semantic-prior": ": labels grow from the points as the teacher learns",
+    "pal": ": labels grow from the points as the detector learns",
+    "full": " on the true masks",
+}
+
+
+def _clear_old_demo(folder: RunFolder, data: str) -> None:
+    """Remove what an earlier demo wrote here, and nothing else; anything that is not a demo is refused."""
+    from ..errors import CheckpointError
+
+    if not folder.config.exists():
+        return
+    folder.acquire()
+    try:
+        if folder.read_config().data != data:
+            raise CheckpointError(
+                "this folder holds a run that is not a demo", where=folder.root, fix="choose another --out"
+            )
+        folder.clear()
+    finally:
+        folder.release()
 
 
 def _finish(trainer: Trainer, console: Console) -> None:
@@ -76,4 +94,4 @@ def _finish(trainer: Trainer, console: Console) -> None:
     console.print("[bold]3[/bold] against the masks that training never saw")
     console.print(results_table(results))
     show_files(console, trainer.folder)
-    console.print(f"\nnow detect in your own images: [bold]istd predict {trainer.folder.root} FOLDER[/bold]")
+    console.print(f"\nnow detect in your own images: istd predict {escape(str(trainer.folder.root))} FOLDER")

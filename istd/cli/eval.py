@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from . import options as opt
 from .tables import metrics_table
@@ -36,9 +38,10 @@ def evaluate_run(
 ) -> None:
     """Evaluate the student, and the teacher where the run has one, against the masks of a split."""
     from .._files import write_json
-    from ..data import load_split
+    from ..data import ImageSet, load_split
     from ..engine import choose_device, evaluate, load_detector, packed, tune_allocator
-    from ..errors import CheckpointError
+    from ..engine.progress import Bars
+    from ..errors import ModelError
     from ..metrics import MetricConvention
 
     console = Console()
@@ -49,18 +52,29 @@ def evaluate_run(
     if run.is_dir() and (run / "checkpoints" / "teacher.safetensors").is_file():
         roles.append("teacher")
     rows: dict[str, dict[str, float]] = {}
+    failed = False
+    images: ImageSet | None = None
     for role in roles:
-        detector = load_detector(run, role=role, device=where, vfm=vfm or None, backbone=backbone or None)
-        source = data or detector.header["config"]["data"]
-        dataset = packed(source)
-        if split not in dataset.splits:
-            raise CheckpointError(
-                "the dataset has no such split", where=source, found=split, expected=", ".join(dataset.splits)
+        try:
+            detector = load_detector(run, role=role, device=where, vfm=vfm or None, backbone=backbone or None)
+        except ModelError as error:
+            if not rows:
+                raise
+            # The student's figures are there already; they are shown before the command fails.
+            console.print(f"[red]the {role} is left out[/red] {escape(str(error))}", highlight=False)
+            failed = True
+            continue
+        if images is None:
+            source = data or detector.header["config"]["data"]
+            dataset = packed(source)
+            images = load_split(dataset, split, device=where, require_points=False)
+        logits = partial(detector.logits, role=role)
+        with Bars(console, f"evaluating the {role}", len(images)) as bars:
+            rows[role], _ = evaluate(
+                logits, images, convention, lambda done, total: bars.advance(f"{done}/{total}")
             )
-        images = load_split(dataset, split, device=where)
-        with console.status(f"evaluating the {role} on {len(images.names)} images"):
-            rows[role], _ = evaluate(lambda image, d=detector, r=role: d.logits(image, r), images, convention)  # type: ignore[misc]
-    console.print(metrics_table(f"{split} split of {source}, {len(images.names)} images", rows))
+    assert images is not None
+    console.print(metrics_table(f"{split} split of {source}, {len(images)} images", rows))
     if out is not None:
         write_json(
             out,
@@ -72,4 +86,6 @@ def evaluate_run(
                 "data": source,
             },
         )
-        console.print(f"written: {out}")
+        console.print(f"written: {escape(str(out))}")
+    if failed:
+        raise typer.Exit(1)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from . import options as opt
 
@@ -50,8 +51,8 @@ def predict(
             device=where,
             progress=lambda count, total: bars.advance(f"detecting {count}/{total}"),
         )
-    console.print(f"{len(done.targets)} targets in {done.images} images; written to [bold]{out}[/bold]")
+    console.print(f"{len(done.targets)} targets in {done.images} images; written to {escape(str(out))}")
     for _, error in done.failures:
-        console.print(f"[red]left out[/red] {error}", highlight=False)
+        console.print(f"[red]left out[/red] {escape(str(error))}", highlight=False)
     if done.failures:
         raise typer.Exit(1)

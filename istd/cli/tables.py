@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ _COLUMNS = (("IoU", "iou"), ("nIoU", "niou"), ("Pd", "pd"), ("Fa ·1e-6", "fa"),
 
 def metrics_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
     """One line a detector: IoU, nIoU, Pd, false-alarm area per million pixels, F1."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("")
     for heading, _ in _COLUMNS:
         table.add_column(heading, justify="right")
@@ -35,7 +36,7 @@ def results_table(results: dict[str, Any]) -> Table:
     table = metrics_table(f"{config['method']} · {config['backbone']} · against the masks", rows)
     notes = [f"selected by {results['selection']['rule']} at epoch {results['selection']['epoch']}"]
     if results["vfm"] is not None:
-        notes.append(f"teacher sees {results['vfm']['name']}")
+        notes.append(escape(f"teacher sees {results['vfm']['name']}"))
         if results["vfm"]["random"]:
             notes.append(
                 "[bold yellow]whose weights are RANDOM: these are not the method's figures[/bold yellow]"
@@ -61,4 +62,4 @@ def show_files(console: Console, folder: RunFolder) -> None:
         (folder.log, "log"),
     ):
         if path.exists():
-            console.print(f"  {path}  [dim]{what}[/dim]", highlight=False, soft_wrap=True)
+            console.print(f"  {escape(str(path))}  [dim]{what}[/dim]", highlight=False, soft_wrap=True)

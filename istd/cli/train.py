@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from . import options as opt
 from .tables import results_table, show_files
@@ -55,7 +55,7 @@ def train(
         _list_settings(console, TrainConfig)
         return
     given = {
-        "data": data,
+        "data": str(Path(data).expanduser().resolve()) if data else "",
         "method": method,
         "backbone": backbone,
         "vfm": vfm,
@@ -80,7 +80,7 @@ def train(
         if not data:
             raise ConfigError("--data is missing", expected="the folder of a dataset, or a packed .h5 file")
         trainer = Trainer(TrainConfig(**given), out, console=console)
-    console.print(f"training in [bold]{out}[/bold]" + (" [dim](allocator tuned)[/dim]" if tuned else ""))
+    console.print(f"training in {escape(str(out))}" + (" [dim](allocator tuned)[/dim]" if tuned else ""))
     results = trainer.fit()
     console.print(results_table(results))
     show_files(console, trainer.folder)
@@ -108,6 +108,7 @@ def _check_same(config: Any, explicit: dict[str, Any]) -> None:
 
 
 def _parse_settings(settings: list[str], config: Any) -> dict[str, Any]:
+    from ..engine.config import parse_setting
     from ..errors import ConfigError
 
     fields = {item.name for item in dataclasses.fields(config)}
@@ -119,14 +120,14 @@ def _parse_settings(settings: list[str], config: Any) -> dict[str, Any]:
             raise ConfigError(
                 "--set does not know this", found=setting, expected="NAME=VALUE; see --set help"
             )
-        try:
-            values[name] = json.loads(text)
-        except json.JSONDecodeError:
-            values[name] = None if text.lower() == "none" else text
+        values[name] = parse_setting(name, text)
     return values
 
 
 def _list_settings(console: Console, config: Any) -> None:
+    from ..engine.config import setting_choices
+
     for item in dataclasses.fields(config):
         default = "required" if item.default is dataclasses.MISSING else item.default
-        console.print(f"[bold]{item.name}[/bold] = {default}  [dim]{item.type}[/dim]")
+        choices = " | ".join(map(str, setting_choices(item.name))) or str(item.type)
+        console.print(f"[bold]{item.name}[/bold] = {default}  [dim]{escape(choices)}[/dim]")

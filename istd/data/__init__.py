@@ -10,6 +10,7 @@ from .imageset import ImageSet, load_names, load_split
 from .layouts import Layout, list_layouts, register_layout
 from .loader import Batch, CropLoader
 from .opening import open_dataset
+from .packed import VERSION as PACKED_VERSION
 from .packed import PackedDataset
 from .packing import pack
 from .points import centroid_points
@@ -17,6 +18,7 @@ from .synthetic import Scene, SceneSettings, SyntheticDataset, make_scene, measu
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "PACKED_VERSION",
     "SPLITS",
     "AugmentSettings",
     "Batch",

@@ -57,6 +57,10 @@ class Dataset(ABC):
             warnings.warn(record.note, DataWarning, stacklevel=2)
         return record
 
+    def content_key(self) -> str | None:
+        """A hash that changes when what would be read changes; None if that cannot be told cheaply."""
+        return None
+
     @abstractmethod
     def _read(self, name: str) -> Record:
         """Read the image `name`, which is in a split. `read` checks the answer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -26,6 +27,11 @@ METHOD_LOSS: dict[str, LossName] = {"full": "bce-iou", "pal": "hard-bce", "seman
 
 REFERENCE_EPOCHS = 300
 """The length of the published schedule; intervals counted in epochs shrink with shorter runs."""
+
+
+_POSITIVE = frozenset(
+    {"lr", "outer_lr", "clusters", "vfm_layers", "evolve_every", "outer_every", "eval_every"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +95,20 @@ class TrainConfig:
         for item in dataclasses.fields(self):
             choices = _literal_choices(_HINTS[item.name])
             value = getattr(self, item.name)
-            if choices and value not in choices and value is not None:
+            if choices and value not in choices and not (value is None and _optional(_HINTS[item.name])):
                 raise ConfigError(
                     f"--{item.name.replace('_', '-')} has an unknown value",
                     found=value,
                     expected=" | ".join(map(str, choices)),
                 )
+            if not choices:
+                _check_type(item.name, value, _HINTS[item.name])
+        if self.coupling == "separate" and self.student_weight == 0:
+            raise ConfigError(
+                "nothing would train the student",
+                found="coupling=separate with student_weight=0",
+                fix="give the student a weight, or share the network (coupling=shared)",
+            )
         if self.backbone not in list_models():
             raise ConfigError(
                 "--backbone is unknown", found=self.backbone, expected=" | ".join(list_models())
@@ -162,8 +176,51 @@ class TrainConfig:
         return cls(**values)
 
 
+def setting_choices(name: str) -> tuple[Any, ...]:
+    """The values that a field may take, empty where it is open."""
+    return _literal_choices(_HINTS[name])
+
+
+def parse_setting(name: str, text: str) -> Any:
+    """The value of a field as a person types it: numbers, true and false, none where allowed, text."""
+    hint, word = _HINTS[name], text.strip().lower()
+    if word in ("none", "null") and _optional(hint):
+        return None
+    kinds = typing.get_args(hint) or (hint,)
+    if bool in kinds and word in ("true", "false", "yes", "no", "1", "0"):
+        return word in ("true", "yes", "1")
+    for kind in (int, float):
+        if kind in kinds:
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    return text
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    """Refuse a value of another type than the field's, and numbers that make no sense anywhere."""
+    kinds = typing.get_args(hint) or (hint,)
+    fits = type(value) in kinds or (type(value) is int and float in kinds)
+    if not fits:
+        expected = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise ConfigError(f"--set {name} is of the wrong type", found=repr(value), expected=expected)
+    if isinstance(value, int | float) and not isinstance(value, bool) and name != "seed":
+        positive = name in _POSITIVE
+        if not math.isfinite(value) or value < 0 or (positive and value == 0):
+            raise ConfigError(
+                f"--set {name} is out of range",
+                found=value,
+                expected="a positive number" if positive else "a number that is not negative",
+            )
+
+
 def _scaled(interval: int, epochs: int) -> int:
     return max(1, round(interval * epochs / REFERENCE_EPOCHS))
+
+
+def _optional(hint: Any) -> bool:
+    return type(None) in typing.get_args(hint)
 
 
 def _literal_choices(hint: Any) -> tuple[Any, ...]:

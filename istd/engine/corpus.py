@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,17 @@ import numpy as np
 import torch
 
 from ..clusters import Clusters, describe, fit_clusters
-from ..data import Dataset, ImageSet, PackedDataset, load_names, open_dataset, pack
-from ..errors import DataError
+from ..data import (
+    PACKED_VERSION,
+    Dataset,
+    DataWarning,
+    ImageSet,
+    PackedDataset,
+    load_names,
+    open_dataset,
+    pack,
+)
+from ..errors import DataError, WriteError
 from .config import TrainConfig
 from .seeding import derive_seed
 
@@ -28,7 +38,7 @@ class Corpus:
     Attributes:
         dataset: where images come from.
         train, val: the two splits in memory.
-        split_hash: identifies the split in the results.
+        split_hash: of the names that are trained on, selected on and tested on; identifies the split.
         mean, std: of the training images, in [0, 1].
     """
 
@@ -59,7 +69,12 @@ def load_corpus(config: TrainConfig, device: torch.device, progress: Progress | 
         val_names = [name for name in train_names if name in held_out]
         train_names = [name for name in train_names if name not in held_out]
     if not train_names:
-        raise DataError("there are no training images", where=config.data, expected="a train split")
+        raise DataError(
+            "there are no training images",
+            where=config.data,
+            found=f"{len(val_names)} images, all held out for validation" if val_names else None,
+            expected="a train split, and less than all of it held out",
+        )
     train = load_names(dataset, train_names, device)
     val = load_names(dataset, val_names, device)
     if not any(len(points) for points in train.points):
@@ -70,7 +85,15 @@ def load_corpus(config: TrainConfig, device: torch.device, progress: Progress | 
             expected="one point per target, at least one in the training split",
             fix="check the masks or the point file of the training split",
         )
-    return Corpus(dataset, train, val, dataset.split_hash(), *measure(train))
+    return Corpus(dataset, train, val, _split_hash(dataset, train, val), *measure(train))
+
+
+def _split_hash(dataset: Dataset, train: ImageSet, val: ImageSet) -> str:
+    """As `Dataset.split_hash`, of the splits as they are used: the same where `val` was not carved out."""
+    if train.names == dataset.splits["train"] and val.names == dataset.splits["val"]:
+        return dataset.split_hash()
+    used = "\n".join(("train", *train.names, "val", *val.names, "test", *dataset.splits["test"]))
+    return hashlib.sha256(used.encode()).hexdigest()
 
 
 def measure(images: ImageSet) -> tuple[float, float]:
@@ -98,18 +121,32 @@ def cluster_images(
 def packed(path: str | Path, progress: Progress | None = None) -> Dataset:
     """The dataset at `path` in packed form: a packed file as it is, a folder packed once into the cache.
 
-    The cache lies in `$ISTD_CACHE`, else in `$XDG_CACHE_HOME/istd`, else in `~/.cache/istd`; a changed
-    folder (names, sizes, times of change) gets a new file.
+    The cache lies in `$ISTD_CACHE`, else in `$XDG_CACHE_HOME/istd`, else in `~/.cache/istd`. A folder whose
+    splits, points or files have changed gets a new file; a damaged file is made again.
     """
-    source = Path(path)
-    if source.is_file():
-        return open_dataset(source)
-    dataset = open_dataset(source)
-    target = cache_dir() / f"{source.resolve().name}-{_folder_key(source)}.h5"
-    if not target.exists():
-        report = None if progress is None else lambda done, total: progress("packing images", done, total)
-        pack(dataset, target, progress=report)
-    return PackedDataset(target)
+    dataset = open_dataset(path)
+    key = None if isinstance(dataset, PackedDataset) else dataset.content_key()
+    if key is None:
+        return dataset
+    target = cache_dir() / f"{dataset.root.resolve().name}-{key[:16]}-{PACKED_VERSION}.h5"
+    if target.exists():
+        try:
+            return PackedDataset(target)
+        except DataError:
+            target.unlink()
+    report = None if progress is None else lambda done, total: progress("packing images", done, total)
+    try:
+        with warnings.catch_warnings():
+            # What had to be mended is said when the packed image is read, not twice.
+            warnings.simplefilter("ignore", DataWarning)
+            return pack(dataset, target, progress=report)
+    except WriteError as error:
+        raise WriteError(
+            "the packed images cannot be kept",
+            where=target,
+            found=error.found,
+            fix="set ISTD_CACHE to a folder that can be written",
+        ) from error
 
 
 def cache_dir() -> Path:
@@ -117,12 +154,3 @@ def cache_dir() -> Path:
     if "ISTD_CACHE" in os.environ:
         return Path(os.environ["ISTD_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "istd"
-
-
-def _folder_key(folder: Path) -> str:
-    digest = hashlib.sha256(str(folder.resolve()).encode())
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            status = path.stat()
-            digest.update(f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]

@@ -22,10 +22,8 @@ from ..labels import (
 )
 from ..ragged import RaggedImages
 from .config import TrainConfig
-from .corpus import Corpus
+from .corpus import Corpus, Progress
 from .evaluation import LogitFunction, probability_maps
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass

@@ -17,6 +17,7 @@ from ..data import ImageSet, load_split
 from ..viz import LabelStrip, Overlay, plot_curves, plot_gallery, plot_overlays
 from .detector import Detector, load_weights
 from .evaluation import evaluate, probability_maps
+from .label_state import label_quality
 from .progress import Bars
 from .run_folder import read_lines
 from .runtime import versions
@@ -69,8 +70,6 @@ def title(results: dict[str, Any]) -> str:
 
 def describe_run(run: Trainer) -> dict[str, Any]:
     """All that a reader needs to judge and repeat the figures, without the figures."""
-    from .label_state import label_quality
-
     position = run.position
     description: dict[str, Any] = {
         "version": RESULTS_VERSION,
@@ -78,12 +77,16 @@ def describe_run(run: Trainer) -> dict[str, Any]:
         "metrics": {},
         "convention": run.convention.to_dict(),
         "split_hash": run.corpus.split_hash,
-        "images": {name: len(names) for name, names in run.corpus.dataset.splits.items()},
+        "images": {
+            "train": len(run.corpus.train),
+            "val": len(run.corpus.val),
+            "test": len(run.corpus.dataset.splits["test"]),
+        },
         "seed": run.config.seed,
         "selection": {"rule": run.selection, "epoch": position.best_epoch + 1, "score": position.best_score},
         "vfm": None
         if run.vfm is None
-        else {"name": run.vfm.name, "random": run.vfm.is_random, "fingerprint": run.vfm.fingerprint},
+        else {"name": run.vfm.name, "random": run.vfm.is_random, "fingerprint": run.vfm_fingerprint},
         "seconds": round(position.seconds, 1),
         "device": str(run.device),
         "threads": torch.get_num_threads(),
@@ -140,36 +143,25 @@ def make_overlays(detector: Detector, images: ImageSet, count: int = 12) -> list
 
 
 def make_strips(run: Trainer, count: int = 8, columns: int = 6, half: int = 16) -> list[LabelStrip]:
-    """Windows around points of the images whose labels changed most, through the versions of the store."""
+    """Windows around the first points of the training images whose labels changed most, over time."""
     assert run.labels is not None
-    history = run.labels.store.history()
-    chosen = np.unique(np.linspace(0, len(history) - 1, columns).round().astype(int)).tolist()
-    store = run.labels.store
-    every = [
-        (
-            f"epoch {history[version].epoch}" if version else "start",
-            dict(zip(store.names, store.labels(version), strict=True)),
-        )
-        for version in chosen
+    store, train = run.labels.store, run.corpus.train
+    history = store.history()
+    versions = np.unique(np.linspace(0, len(history) - 1, columns).round().astype(int)).tolist()
+    first = store.labels(0)[: len(train)]
+    change = [
+        float(np.abs(run.labels.train.image(i).cpu().numpy() - first[i]).sum()) for i in range(len(train))
     ]
-    first, last = every[0][1], every[-1][1]
-    train = run.corpus.train
-    change = [float(np.abs(first[name] - last[name]).sum()) for name in train.names]
-    strips: list[LabelStrip] = []
-    for number in np.argsort(change, kind="stable")[::-1].tolist():
-        points = train.points[number]
-        if len(strips) == count or not len(points):
-            continue
-        y, x = map(int, points[0])
-        image = train.images.image(number).cpu().numpy()
-        cut = np.s_[max(0, y - half) : y + half + 1, max(0, x - half) : x + half + 1]
+    with_points = [i for i in np.argsort(change, kind="stable")[::-1].tolist() if len(train.points[i])]
+    strips = []
+    for number in with_points[:count]:
         name = train.names[number]
-        strips.append(
-            LabelStrip(
-                name,
-                image[cut],
-                [(heading, labels[name][cut]) for heading, labels in every],
-                None if train.masks is None else train.masks.image(number).cpu().numpy()[cut] > 0,
-            )
-        )
+        y, x = map(int, train.points[number][0])
+        cut = np.s_[max(0, y - half) : y + half + 1, max(0, x - half) : x + half + 1]
+        labels = [
+            (f"epoch {history[version].epoch}" if version else "start", store.label(name, version)[cut])
+            for version in versions
+        ]
+        truth = None if train.masks is None else train.masks.image(number).cpu().numpy()[cut] > 0
+        strips.append(LabelStrip(name, train.images.image(number).cpu().numpy()[cut], labels, truth))
     return strips

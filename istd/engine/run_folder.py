@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .._files import atomic_path, write_json, write_text
-from ..errors import CheckpointError
+from ..errors import CheckpointError, WriteError
 from .config import TrainConfig
 
 
@@ -38,8 +38,17 @@ class RunFolder:
 
     def acquire(self) -> None:
         """Take the folder for this process. Raises `CheckpointError` if another one trains in it."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        lock = (self.root / ".lock").open("a+", encoding="utf-8")
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock = (self.root / ".lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise WriteError(
+                "the run folder cannot be used",
+                where=self.root,
+                found=error,
+                expected="a folder that can be written",
+                fix="choose another --out",
+            ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -64,14 +73,25 @@ class RunFolder:
             self._lock.close()
             self._lock = None
 
-    def start(self, config: TrainConfig) -> None:
-        """Begin a new run here. Raises `CheckpointError` if there is one already."""
+    def clear(self) -> None:
+        """Remove the files of the run that lies here, the configuration last; other files stay."""
+        files = (self.log, self.labels, self.checkpoint, self.student, self.teacher, self.results)
+        pictures = (self.per_image, self.curves, self.overlays, self.gallery)
+        for path in (*files, *pictures, self.config):
+            path.unlink(missing_ok=True)
+
+    def check_free(self) -> None:
+        """Raise `CheckpointError` if there is a run here already."""
         if self.config.exists():
             raise CheckpointError(
                 "the folder already holds a run",
                 where=self.root,
                 fix="add --resume to go on with it, or choose another --out",
             )
+
+    def start(self, config: TrainConfig) -> None:
+        """Begin a new run here. Raises `CheckpointError` if there is one already."""
+        self.check_free()
         write_json(self.config, config.to_dict())
         write_text(self.log, "")
 
@@ -79,7 +99,7 @@ class RunFolder:
         """The configuration of the run that lies here. Raises `CheckpointError` if there is none."""
         try:
             return TrainConfig.from_dict(json.loads(self.config.read_text(encoding="utf-8")))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise CheckpointError(
                 "there is no run in this folder",
                 where=self.root,
@@ -98,8 +118,16 @@ class JsonLines:
 
     def append(self, record: dict[str, Any]) -> None:
         """Add `record` as one line."""
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record, allow_nan=False) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(record, allow_nan=False) + "\n")
+        except OSError as error:
+            raise WriteError(
+                "the log could not be written",
+                where=self.path,
+                found=error,
+                fix="free some space; --resume goes on from the last checkpoint",
+            ) from error
         self.count += 1
 
     def cut(self, count: int) -> None:

@@ -6,6 +6,8 @@ import ctypes
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 
 import torch
@@ -52,14 +54,32 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def make_deterministic() -> None:
-    """Ask torch for repeatable kernels; on CUDA this also needs the workspace setting made here."""
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Repeatable kernels and private random streams inside the block; everything is put back after it.
+
+    On CUDA this also needs the workspace setting made here, which stays.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # Filling every new tensor guards against reading it before it is written, at the price of a pass over it.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    cudnn, fill = torch.backends.cudnn, torch.utils.deterministic
+    before = (
+        cudnn.benchmark,
+        cudnn.deterministic,
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        fill.fill_uninitialized_memory,  # type: ignore[attr-defined]
+    )
+    with torch.random.fork_rng():
+        try:
+            cudnn.benchmark, cudnn.deterministic = False, True
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            # Filling guards against reading a tensor before it is written, at the price of a pass over each.
+            fill.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+            yield
+        finally:
+            cudnn.benchmark, cudnn.deterministic = before[:2]
+            torch.use_deterministic_algorithms(before[2], warn_only=before[3])
+            fill.fill_uninitialized_memory = before[4]  # type: ignore[attr-defined]
 
 
 def versions() -> dict[str, str]:

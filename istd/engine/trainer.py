@@ -27,7 +27,7 @@ from .position import Position
 from .progress import Bars
 from .results import finish_run
 from .run_folder import JsonLines, RunFolder
-from .runtime import choose_device, make_deterministic
+from .runtime import choose_device, deterministic
 from .schedule import learning_rate
 from .seeding import seed_torch
 from .selection import selection_rule
@@ -71,16 +71,25 @@ class Trainer:
     def fit(self) -> dict[str, Any]:
         """Train to the end; the results, as written to `results.json`.
 
-        Ctrl-C (or SIGTERM) ends the current step, writes a checkpoint and raises `KeyboardInterrupt`; a run
-        ended in any other way goes on from its last checkpoint. Either way the resumed run ends with the very
-        weights and labels that it would have had.
+        Ctrl-C (or SIGTERM) ends the current training step, writes a checkpoint and raises
+        `KeyboardInterrupt`; between steps, while labels evolve or a split is evaluated, it stops at once. A
+        run ended in any way goes on from its last checkpoint, and ends with the very weights and labels that
+        it would have had.
         """
         self.folder.acquire()
         try:
             if not self.resume:
-                self.folder.start(self.config)
-            with self.stop:
+                self.folder.check_free()
+            with deterministic(), self.stop:
                 return self._fit()
+        except KeyboardInterrupt:
+            if self.folder.checkpoint.exists():
+                saved = load_state(self.folder.checkpoint, kind="run")["position"]
+                where = f"epoch {saved['epoch'] + 1}, step {saved['step']}"
+                self.console.print(
+                    f"[yellow]stopped; saved at {where}. --resume goes on from there.[/yellow]"
+                )
+            raise
         finally:
             self.folder.release()
 
@@ -88,10 +97,10 @@ class Trainer:
 
     def _fit(self) -> dict[str, Any]:
         started = time.monotonic()
-        make_deterministic()
         self.device = choose_device(self.config.device)
         with Bars(self.console, "setting up", 1, should_stop=self.stop) as bars:
             self._set_up(bars)
+            self._begin()
         before = self.position.seconds
         self.log = JsonLines(self.folder.log)
         self.log.cut(self.position.log_lines)
@@ -122,14 +131,20 @@ class Trainer:
             self.clusters = torch.as_tensor(found.assignment, dtype=torch.int64, device=self.device)
             count = found.num_clusters
         self.method: Method = self._method(model, count)
+        self.vfm_fingerprint = None if self.vfm is None else self.vfm.fingerprint
         header = make_header(config, self.vfm, self.corpus.mean, self.corpus.std)
         self.detector = Detector(model, self.vfm, header)
+
+    def _begin(self) -> None:
+        """Go on from the checkpoint, or make the first labels. The folder is written to from here on."""
+        if not self.resume:
+            self.folder.start(self.config)
         state = self._saved_state()
         self.labels: LabelState | None = None
         if state is not None:
             self._restore(state)
         elif self.method.supervision == "points":
-            self.labels = start_labels(self.folder.labels, self.corpus, config, self.device)
+            self.labels = start_labels(self.folder.labels, self.corpus, self.config, self.device)
             self.position.label_version = self.labels.store.latest
 
     def _method(self, model: torch.nn.Module, num_clusters: int) -> Method:
@@ -246,7 +261,10 @@ class Trainer:
             target = self.corpus.val
             if self.selection == "val-labels":
                 assert self.labels is not None
-                target = replace(target, masks=_binary(self.labels.val))
+                # The first labels: those of later versions follow the model and would flatter it.
+                names, store = self.corpus.val.names, self.labels.store
+                first = [store.label(name, version=0) > 0.5 for name in names]
+                target = replace(target, masks=RaggedImages.from_arrays(first, torch.uint8, self.device))
             values, _ = evaluate(
                 self.detector.logits,
                 target,
@@ -266,9 +284,8 @@ class Trainer:
     def _train_labels(self) -> RaggedImages:
         if self.labels is not None:
             return self.labels.train
-        masks = self.corpus.train.masks
-        assert masks is not None
-        return RaggedImages(masks.data.float(), masks.offsets, masks.heights, masks.widths)
+        assert self.corpus.train.masks is not None
+        return self.corpus.train.masks
 
     def _pool(self) -> list[int] | None:
         return None if self.labels is None else self.labels.pool_indices
@@ -317,7 +334,12 @@ class Trainer:
     # -- checkpoints ------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        state = {"position": vars(self.position), "method": self.method.state_dict()}
+        state = {
+            "position": vars(self.position),
+            "method": self.method.state_dict(),
+            "identity": self._identity(),
+            "clusters": self.clusters,
+        }
         save_state(self.folder.checkpoint, state, kind="run")
         self._saved_at = time.monotonic()
         if self.stop():
@@ -326,9 +348,29 @@ class Trainer:
     def _saved_state(self) -> dict[str, Any] | None:
         if not self.resume or not self.folder.checkpoint.exists():
             return None
-        return load_state(self.folder.checkpoint, kind="run", device=self.device)
+        return load_state(self.folder.checkpoint, kind="run")
+
+    def _identity(self) -> dict[str, Any]:
+        """What a resumed run must find as it was."""
+        return {
+            "split_hash": self.corpus.split_hash,
+            "mean": self.corpus.mean,
+            "std": self.corpus.std,
+            "vfm": None if self.vfm is None else self.vfm_fingerprint,
+        }
 
     def _restore(self, state: dict[str, Any]) -> None:
+        different = [key for key, value in self._identity().items() if state["identity"][key] != value]
+        if different:
+            raise CheckpointError(
+                "the run was trained on other data or with another frozen model",
+                where=self.folder.root,
+                found=", ".join(f"{key} {self._identity()[key]}" for key in different),
+                expected=", ".join(f"{key} {state['identity'][key]}" for key in different),
+                fix="put the images, splits and weights back as they were, or start a new run",
+            )
+        # Kept, not fitted again: another version of a library may number the same clusters otherwise.
+        self.clusters = state["clusters"].to(self.device)
         self.position = Position(**state["position"])
         self.method.load_state_dict(state["method"])
         if self.method.supervision == "points":
@@ -346,7 +388,3 @@ class Trainer:
 def _batch(loader: CropLoader, step: int) -> Batch:
     """Batch number `step` of a stream that runs on over the loader's epochs, however long those are."""
     return loader.batch(*divmod(step, loader.steps_per_epoch))
-
-
-def _binary(labels: RaggedImages) -> RaggedImages:
-    return RaggedImages((labels.data > 0.5).to(torch.uint8), labels.offsets, labels.heights, labels.widths)

@@ -31,7 +31,6 @@ def plot_curves(records: Sequence[dict[str, Any]], path: str | Path, title: str 
     _line(accuracy, epochs, "val_student_iou", BLUE, "student IoU")
     _line(accuracy, epochs, "val_student_niou", GREEN, "student nIoU")
     _line(accuracy, epochs, "val_student_pd", ORANGE, "student Pd")
-    _line(accuracy, epochs, "val_teacher_iou", RED, "teacher IoU")
     _finish(accuracy, "Validation split", limits=(0, 1))
 
     _line(labels, epochs, "label_iou_train", BLUE, "IoU with the masks, train")

@@ -51,7 +51,7 @@ def draw_overlay(overlay: Overlay, scale: int = 1) -> np.ndarray:
 
 
 def plot_overlays(overlays: Sequence[Overlay], path: str | Path, columns: int = 4, title: str = "") -> None:
-    """Write a sheet of overlays; each picture is cut to a window around its largest target or prediction."""
+    """Write a sheet of overlays; each is cut to a window around the middle of its targets."""
     rows = max(1, -(-len(overlays) // columns))
     figure = new_figure(2.7 * columns, 2.9 * rows + (0.4 if title else 0.0))
     grid = figure.subplots(rows, columns, squeeze=False).ravel()

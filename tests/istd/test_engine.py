@@ -59,6 +59,18 @@ def test_a_folder_is_packed_once_and_again_when_it_changes(tmp_path):
     assert np.array_equal(packed(root).read(name).image, changed)
 
 
+def test_the_cache_ignores_other_files_and_mends_itself(tmp_path):
+    root = write_folder(tmp_path / "data")
+    packed(root)
+    (root / "runs").mkdir()
+    (root / "runs" / "log.jsonl").write_text("{}")
+    packed(root)
+    files = list((tmp_path / "cache").glob("*.h5"))
+    assert len(files) == 1
+    files[0].write_bytes(files[0].read_bytes()[:500])
+    assert len(packed(root).names) == 10
+
+
 def test_the_corpus_holds_train_and_val_but_not_test(tmp_path):
     root = write_folder(tmp_path / "data")
     corpus = load_corpus(TrainConfig(data=str(root)), CPU)
@@ -109,6 +121,9 @@ def test_clusters_see_training_images_only_and_repeat(tmp_path):
         ({"crop": 8}, "--crop"),
         ({"target_fraction": 1.5}, "--target-fraction"),
         ({"batch_size": 1}, "at least 2"),
+        ({"coupling": "separate", "student_weight": 0.0}, "train the student"),
+        ({"lr": "abc"}, "wrong type"),
+        ({"coupling": None}, "--coupling"),
     ],
 )
 def test_impossible_configurations_are_refused(changes, message):

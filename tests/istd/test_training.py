@@ -16,7 +16,7 @@ import torch
 
 from istd.data import SyntheticDataset, pack
 from istd.engine import RunFolder, TrainConfig, Trainer, load_detector, load_state, read_lines
-from istd.errors import CheckpointError, ConfigError
+from istd.errors import CheckpointError, ConfigError, DataError, ModelError, WriteError
 from istd.labels import LabelStore
 
 SMALL = {
@@ -262,6 +262,88 @@ def test_a_checkpoint_of_another_backbone_is_refused(tmp_path, data):
         load_detector(tmp_path / "run", role="teacher")
 
 
-def test_divergence_is_an_error_and_keeps_the_last_checkpoint(tmp_path, data):
-    with pytest.raises(ConfigError, match="finite"):
-        Trainer(config(data, lr=1e18, method="full", epochs=3), tmp_path / "run").fit()
+@pytest.mark.parametrize("method", ["full", "semantic-prior"])
+def test_divergence_is_an_error_and_keeps_the_last_checkpoint(tmp_path, data, method):
+    trainer = Trainer(config(data, lr=1e18, method=method, epochs=3, checkpoint_seconds=0), tmp_path / "run")
+    with pytest.raises(ConfigError, match="not finite"):
+        trainer.fit()
+    assert load_state(RunFolder(tmp_path / "run").checkpoint, kind="run")["position"]["step"] > 0
+
+
+class Crash(Exception):
+    """What a kill would have been."""
+
+
+CRASHES = [
+    ("full", {}, "JsonLines.append", 2),
+    ("pal", {}, "LabelStore.commit", 2),
+    ("semantic-prior", {"hypergradient": "unrolled"}, "Detector.save_student", 1),
+    ("semantic-prior", {"hypergradient": "implicit"}, "save_state", 3),
+]
+
+
+@pytest.mark.parametrize(("method", "changes", "where", "call"), CRASHES, ids=lambda value: str(value))
+def test_a_crash_right_after_any_write_changes_nothing(
+    tmp_path, data, monkeypatch, method, changes, where, call
+):
+    from istd.engine import detector, run_folder, trainer
+
+    made = config(data, method=method, epochs=4, **changes)
+    Trainer(made, tmp_path / "whole").fit()
+
+    owner, _, name = where.rpartition(".")
+    target = {"JsonLines": run_folder.JsonLines, "LabelStore": LabelStore, "Detector": detector.Detector}.get(
+        owner, trainer
+    )
+    original, calls = getattr(target, name), []
+
+    def crash(*arguments, **options):
+        result = original(*arguments, **options)
+        calls.append(1)
+        if len(calls) == call:
+            raise Crash
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, name, crash)
+        with pytest.raises(Crash):
+            Trainer(made, tmp_path / "run").fit()
+    Trainer(None, tmp_path / "run", resume=True).fit()
+    assert_same(fingerprint(tmp_path / "run"), fingerprint(tmp_path / "whole"))
+
+
+def test_a_failed_start_leaves_the_folder_free(tmp_path, data):
+    with pytest.raises(DataError):
+        Trainer(config(tmp_path / "nowhere"), tmp_path / "run").fit()
+    with pytest.raises(ModelError):
+        Trainer(config(data, vfm=str(tmp_path / "lost.safetensors")), tmp_path / "run").fit()
+    assert Trainer(config(data, epochs=1), tmp_path / "run").fit()["seed"] == 0
+
+
+def test_a_run_is_not_resumed_on_other_data(tmp_path, data):
+    path = tmp_path / "data.h5"
+    path.write_bytes(data.read_bytes())
+    Trainer(config(path, epochs=1, method="full"), tmp_path / "run").fit()
+    pack(SyntheticDataset(num_train=10, num_val=4, num_test=4, size=(40, 48), seed=4), path)
+    with pytest.raises(CheckpointError, match="other data"):
+        Trainer(None, tmp_path / "run", resume=True).fit()
+
+
+def test_training_leaves_torch_as_it_was(tmp_path, data):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    Trainer(config(data, epochs=1, method="full"), tmp_path / "run").fit()
+    assert torch.equal(torch.rand(3), expected)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_full_disk_under_the_log_is_named(tmp_path, data, monkeypatch):
+    from istd.engine import run_folder
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_folder.json, "dumps", full)
+    with pytest.raises(WriteError, match=r"log\.jsonl"):
+        run_folder.JsonLines(tmp_path / "log.jsonl").append({"epoch": 0})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -133,6 +134,17 @@ class FolderDataset(Dataset):
         self._masks = masks
         self._points = points
         self._mask_threshold = mask_threshold
+
+    def content_key(self) -> str:
+        """A hash of the splits, the points, and the names, sizes and times of change of the files in use."""
+        digest = hashlib.sha256(f"{self.layout}\n{self._mask_threshold}\n{dict(self.splits)}\n".encode())
+        for name in self.names:
+            for path in (self._images[name], None if self._masks is None else self._masks.get(name)):
+                status = None if path is None else path.stat()
+                digest.update(f"{path}\0{status and (status.st_size, status.st_mtime_ns)}\n".encode())
+            if self._points is not None:
+                digest.update(np.asarray(self._points.get(name, ())).tobytes())
+        return digest.hexdigest()
 
     def _read(self, name: str) -> Record:
         image_path = inside(self.root, self._images[name])

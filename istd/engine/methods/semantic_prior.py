@@ -7,13 +7,15 @@ The bilevel problem, solved by `bilevel.Solver`:
     outer, over the cluster weights w, on held-out batches:
         mean[ task(s, y) + KD(s, t) ]
 
-The paper's inner loss trains the teacher alone and leaves the student to a few outer steps; here the
-student's own loss (the term in brackets, `student_weight`) is part of the inner problem, so that the weights
-act in the very loss they are meant to correct.
+The paper's inner loss trains the teacher alone, and its code takes outer steps on the student's weights
+too. Here outer steps move the cluster weights only, and the student's own loss (the term in brackets,
+`student_weight`) is part of the inner problem, so that the weights act in the very loss they are meant to
+correct.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -81,7 +83,10 @@ class SemanticPrior(Method):
     def train_step(self, batch: TrainBatch) -> float:
         """Take one inner step."""
         self.model.train()
-        loss = self.solver.inner_step(batch).inner_loss
+        try:
+            loss = self.solver.inner_step(batch).inner_loss
+        except bilevel.errors.NonFiniteLossError:
+            return math.nan  # the loop says what to do about it
         assert loss is not None
         return loss
 
@@ -91,7 +96,12 @@ class SemanticPrior(Method):
         info = self.solver.outer_step(train, val)
         assert info.outer_loss is not None
         assert info.hypergradient_norm is not None
-        return {"outer_loss": info.outer_loss, "hypergradient_norm": info.hypergradient_norm}
+        record = {"outer_loss": info.outer_loss, "hypergradient_norm": info.hypergradient_norm}
+        for solve in info.linear_solves:
+            record["ihvp_residual"] = solve.residual
+            record["ihvp_iterations"] = float(solve.iterations)
+            record["ihvp_negative_curvature"] = float(solve.negative_curvature)
+        return record
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of the inner optimiser."""
