@@ -79,6 +79,7 @@ class TrainConfig:
 
     # Labels.
     label_init: InitName = "contrast"
+    contrast_fraction: float = 0.3
     lock: LockName = "points"
     evolve_start: float = 0.2
     evolve_every: int | None = None
@@ -126,7 +127,7 @@ class TrainConfig:
                     found=getattr(self, name),
                     expected=f"at least {low}",
                 )
-        for name in ("target_fraction", "evolve_start", "mine_until", "val_fraction"):
+        for name in ("target_fraction", "evolve_start", "mine_until", "val_fraction", "contrast_fraction"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(
                     f"--{name.replace('_', '-')} is a fraction", found=getattr(self, name), expected="0 to 1"

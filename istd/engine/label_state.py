@@ -53,14 +53,15 @@ def start_labels(path: Path, corpus: Corpus, config: TrainConfig, device: torch.
     Every validation image gets a label; a training image whose points mostly fail waits (PAL's rule). If all
     would wait, all are let in: a run must start with something.
     """
-    train = [
-        initialize(corpus.train.images.image(number).cpu().numpy(), points, method=config.label_init)
-        for number, points in enumerate(corpus.train.points)
-    ]
-    val = [
-        initialize(corpus.val.images.image(number).cpu().numpy(), points, method=config.label_init)
-        for number, points in enumerate(corpus.val.points)
-    ]
+    # Where between background and peak a target ends is a convention of annotators, hence open to the user.
+    settings = {"fraction": config.contrast_fraction} if config.label_init == "contrast" else None
+    train, val = (
+        [
+            initialize(images.images.image(number).cpu().numpy(), points, config.label_init, settings)
+            for number, points in enumerate(images.points)
+        ]
+        for images in (corpus.train, corpus.val)
+    )
     pool = np.array([labels.enters_pool() for labels in train])
     if not any(pool[number] and len(points) for number, points in enumerate(corpus.train.points)):
         pool[:] = True
@@ -69,7 +70,12 @@ def start_labels(path: Path, corpus: Corpus, config: TrainConfig, device: torch.
         names=(*corpus.train.names, *corpus.val.names),
         labels=[labels.mask for labels in (*train, *val)],
         pool=np.concatenate([pool, np.ones(len(val), np.bool_)]),
-        settings={"label_init": config.label_init, "lock": config.lock, "split_hash": corpus.split_hash},
+        settings={
+            "label_init": config.label_init,
+            "label_settings": settings,
+            "lock": config.lock,
+            "split_hash": corpus.split_hash,
+        },
         note=f"initialised: {config.label_init}",
         overwrite=True,
     )

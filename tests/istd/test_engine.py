@@ -12,6 +12,7 @@ import torch
 
 from istd.data import SyntheticDataset, load_names, pack
 from istd.engine import RunFolder, TrainConfig, cluster_images, evaluate, load_corpus, packed, read_lines
+from istd.engine.label_state import start_labels
 from istd.engine.position import Position
 from istd.engine.run_folder import JsonLines
 from istd.engine.schedule import learning_rate
@@ -101,6 +102,18 @@ def test_training_images_without_a_single_point_are_refused(tmp_path):
         cv2.imwrite(str(root / "masks" / f"{name}_pixels0.png"), np.zeros((40, 40), np.uint8))
     with pytest.raises(DataError, match="no training image has a point"):
         load_corpus(TrainConfig(data=str(root)), CPU)
+
+
+def test_the_contrast_fraction_reaches_the_labels(tmp_path):
+    config = TrainConfig(data=str(write_folder(tmp_path / "data")))
+    corpus = load_corpus(config, CPU)
+    sizes = {}
+    for fraction in (0.1, 0.3, 0.7):
+        chosen = replace(config, contrast_fraction=fraction)
+        state = start_labels(tmp_path / f"{fraction}.h5", corpus, chosen, CPU)
+        assert state.store.settings["label_settings"] == {"fraction": fraction}
+        sizes[fraction] = float(state.train.data.sum())
+    assert sizes[0.1] > sizes[0.3] > sizes[0.7] > 0
 
 
 def test_clusters_see_training_images_only_and_repeat(tmp_path):
