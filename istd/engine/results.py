@@ -5,31 +5,66 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 
 from .._files import write_json, write_text
 from ..data import ImageSet, load_split
+from ..metrics import MetricConvention
+from ..models import FrozenVFM
 from ..viz import LabelStrip, Overlay, plot_curves, plot_gallery, plot_overlays
+from .config import TrainConfig
+from .corpus import Corpus
 from .detector import Detector, load_weights
 from .evaluation import evaluate, probability_maps
-from .label_state import label_quality
+from .label_state import LabelState, label_quality
+from .position import Position
 from .progress import Bars
-from .run_folder import read_lines
+from .run_folder import RunFolder, read_lines
 from .runtime import versions
 from .state_file import load_state
-
-if TYPE_CHECKING:
-    from .trainer import Trainer
+from .stopping import StopRequest
 
 RESULTS_VERSION = 1
 
 
-def finish_run(run: Trainer) -> dict[str, Any]:
+@dataclass(frozen=True)
+class TrainedRun:
+    """What the training loop hands over when it is done.
+
+    Attributes:
+        config, folder, corpus: what was asked for, where it lies, and the images.
+        detector: the trained networks; the selected weights are loaded into them.
+        labels: the labels as they ended, or None where there were none.
+        vfm, vfm_fingerprint: the frozen model, or None.
+        position: the last step, and which epoch was selected.
+        selection: the rule by which it was.
+        convention: of the metrics.
+        device, console, stop: where it ran, where to print, and whether to stop.
+    """
+
+    config: TrainConfig
+    folder: RunFolder
+    corpus: Corpus
+    detector: Detector
+    labels: LabelState | None
+    vfm: FrozenVFM | None
+    vfm_fingerprint: str | None
+    position: Position
+    selection: str
+    convention: MetricConvention
+    device: torch.device
+    console: Console
+    stop: StopRequest
+
+
+def finish_run(run: TrainedRun) -> dict[str, Any]:
     """Evaluate the selected model on the test split and write results and pictures.
 
     This is the only place that looks at the test split, after everything has been chosen.
@@ -44,7 +79,7 @@ def finish_run(run: Trainer) -> dict[str, Any]:
     return results
 
 
-def _score(run: Trainer, results: dict[str, Any], bars: Bars) -> None:
+def _score(run: TrainedRun, results: dict[str, Any], bars: Bars) -> None:
     """Add the metrics to `results` and write everything."""
     test_names = run.corpus.dataset.splits.get("test", ())
     shown = run.corpus.val
@@ -68,7 +103,7 @@ def title(results: dict[str, Any]) -> str:
     return f"{config['method']} · {config['backbone']} · seed {config['seed']}"
 
 
-def describe_run(run: Trainer) -> dict[str, Any]:
+def describe_run(run: TrainedRun) -> dict[str, Any]:
     """All that a reader needs to judge and repeat the figures, without the figures."""
     position = run.position
     description: dict[str, Any] = {
@@ -103,7 +138,7 @@ def describe_run(run: Trainer) -> dict[str, Any]:
     return description
 
 
-def score_roles(run: Trainer, images: ImageSet, bars: Bars, table: Path | None = None) -> dict[str, Any]:
+def score_roles(run: TrainedRun, images: ImageSet, bars: Bars, table: Path | None = None) -> dict[str, Any]:
     """Metrics of the student, and of the teacher if any; the student's per-image table goes to `table`."""
     scores: dict[str, Any] = {}
     for role in ("student", "teacher") if run.detector.has_teacher else ("student",):
@@ -142,7 +177,7 @@ def make_overlays(detector: Detector, images: ImageSet, count: int = 12) -> list
     return overlays
 
 
-def make_strips(run: Trainer, count: int = 8, columns: int = 6, half: int = 16) -> list[LabelStrip]:
+def make_strips(run: TrainedRun, count: int = 8, columns: int = 6, half: int = 16) -> list[LabelStrip]:
     """Windows around the first points of the training images whose labels changed most, over time."""
     assert run.labels is not None
     store, train = run.labels.store, run.corpus.train

@@ -25,7 +25,7 @@ from .label_state import LabelState, label_quality, resume_labels, start_labels,
 from .methods import Full, Method, Pal, SemanticPrior
 from .position import Position
 from .progress import Bars
-from .results import finish_run
+from .results import TrainedRun, finish_run
 from .run_folder import JsonLines, RunFolder
 from .runtime import choose_device, deterministic
 from .schedule import learning_rate
@@ -109,7 +109,23 @@ class Trainer:
         with Bars(self.console, "training", total, done, self.stop) as bars:
             while self.position.epoch < self.config.epochs:
                 self._epoch(bars, before - started)
-        return finish_run(self)
+        return finish_run(
+            TrainedRun(
+                config=self.config,
+                folder=self.folder,
+                corpus=self.corpus,
+                detector=self.detector,
+                labels=self.labels,
+                vfm=self.vfm,
+                vfm_fingerprint=self.vfm_fingerprint,
+                position=self.position,
+                selection=self.selection,
+                convention=self.convention,
+                device=self.device,
+                console=self.console,
+                stop=self.stop,
+            )
+        )
 
     def _set_up(self, bars: Bars) -> None:
         config = self.config
