@@ -17,6 +17,11 @@ LogitFunction = Callable[[Tensor], Tensor]
 
 
 @torch.no_grad()
+def probability_map(predict: LogitFunction, pixels: Tensor) -> Tensor:
+    """Probabilities, float32 [H, W], of one image, uint8 [H, W], at its native size."""
+    return torch.sigmoid(predict(pixels[None, None].float() / 255.0)[0, 0].float())
+
+
 def probability_maps(
     predict: LogitFunction,
     images: ImageSet,
@@ -26,8 +31,7 @@ def probability_maps(
     """Yield (number of the image, probabilities float32 [H, W]), one image at a time, at its native size."""
     numbers = range(len(images.names)) if only is None else only
     for done, number in enumerate(numbers):
-        image = images.images.image(number)[None, None].float() / 255.0
-        yield number, torch.sigmoid(predict(image)[0, 0].float())
+        yield number, probability_map(predict, images.images.image(number))
         if progress is not None:
             progress(done + 1, len(numbers))
 

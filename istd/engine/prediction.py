@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,7 @@ from ..errors import DataError, IstdError
 from ..targets import Target, list_targets
 from ..viz import Overlay, draw_overlay
 from .detector import Detector
+from .evaluation import probability_map
 from .results import to_csv
 
 COLUMNS = ("image", "x", "y", "area", "score")
@@ -93,7 +95,8 @@ def predict_images(
                 done.failures.append((path, error))
             else:
                 name = _free_name(path.stem, taken)
-                probability = _probability(detector, image, role, device)
+                pixels = torch.from_numpy(image).to(device)
+                probability = probability_map(partial(detector.logits, role=role), pixels).cpu().numpy()
                 mask = probability > threshold
                 _write_png(folder / "masks" / f"{name}.png", mask.astype(np.uint8) * 255)
                 picture = draw_overlay(Overlay(name, image, mask))
@@ -108,11 +111,6 @@ def predict_images(
         text = to_csv(rows) if rows else ",".join(COLUMNS) + "\n"
         write_text(folder / "targets.csv", text)
     return done
-
-
-def _probability(detector: Detector, image: np.ndarray, role: str, device: torch.device | str) -> np.ndarray:
-    pixels = torch.from_numpy(image).to(device)[None, None].float() / 255.0
-    return torch.sigmoid(detector.logits(pixels, role)[0, 0].float()).cpu().numpy()
 
 
 def _cells(target: Target) -> tuple[str, str, int, str]:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
+
+from ..data import ImageSet
 from ..errors import ConfigError
+from ..ragged import RaggedImages
 from .config import TrainConfig
 from .corpus import Corpus
+from .label_state import LabelState
 
 
 def selection_rule(config: TrainConfig, corpus: Corpus) -> str:
@@ -33,3 +40,15 @@ def selection_rule(config: TrainConfig, corpus: Corpus) -> str:
             "--set selection=val-labels needs a method that makes labels", found="--method full"
         )
     return config.selection
+
+
+def selection_images(rule: str, corpus: Corpus, labels: LabelState | None) -> ImageSet:
+    """The validation images with the masks that `rule` scores against.
+
+    For "val-labels" these are the first labels: later ones follow the model and would flatter it.
+    """
+    if rule != "val-labels" or labels is None:
+        return corpus.val
+    first = [labels.store.label(name, version=0) > 0.5 for name in corpus.val.names]
+    masks = RaggedImages.from_arrays(first, torch.uint8, corpus.val.images.device)
+    return replace(corpus.val, masks=masks)

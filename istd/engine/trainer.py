@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from .run_folder import JsonLines, RunFolder
 from .runtime import choose_device, deterministic
 from .schedule import learning_rate
 from .seeding import seed_torch
-from .selection import selection_rule
+from .selection import selection_images, selection_rule
 from .state_file import load_state, save_state
 from .stopping import StopRequest
 
@@ -101,6 +100,7 @@ class Trainer:
         with Bars(self.console, "setting up", 1, should_stop=self.stop) as bars:
             self._set_up(bars)
             self._begin()
+        self.selection_images = selection_images(self.selection, self.corpus, self.labels)
         before = self.position.seconds
         self.log = JsonLines(self.folder.log)
         self.log.cut(self.position.log_lines)
@@ -274,16 +274,9 @@ class Trainer:
         if self.selection == "last":
             score = float(position.epoch)
         else:
-            target = self.corpus.val
-            if self.selection == "val-labels":
-                assert self.labels is not None
-                # The first labels: those of later versions follow the model and would flatter it.
-                names, store = self.corpus.val.names, self.labels.store
-                first = [store.label(name, version=0) > 0.5 for name in names]
-                target = replace(target, masks=RaggedImages.from_arrays(first, torch.uint8, self.device))
             values, _ = evaluate(
                 self.detector.logits,
-                target,
+                self.selection_images,
                 self.convention,
                 lambda done, total: bars("validation", done, total),
             )
@@ -372,7 +365,7 @@ class Trainer:
             "split_hash": self.corpus.split_hash,
             "mean": self.corpus.mean,
             "std": self.corpus.std,
-            "vfm": None if self.vfm is None else self.vfm_fingerprint,
+            "vfm": self.vfm_fingerprint,
         }
 
     def _restore(self, state: dict[str, Any]) -> None:

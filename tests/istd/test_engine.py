@@ -17,7 +17,7 @@ from istd.engine.position import Position
 from istd.engine.run_folder import JsonLines
 from istd.engine.schedule import learning_rate
 from istd.engine.seeding import derive_seed, seed_torch
-from istd.engine.selection import selection_rule
+from istd.engine.selection import selection_images, selection_rule
 from istd.errors import CheckpointError, ConfigError, DataError
 from istd.metrics import MetricConvention
 
@@ -227,3 +227,16 @@ def test_a_perfect_detector_scores_perfectly(tmp_path):
 
 def test_a_fresh_position_is_json():
     assert json.loads(json.dumps(vars(Position())))["epoch"] == 0
+
+
+def test_val_labels_are_scored_against_the_first_labels(tmp_path):
+    config = TrainConfig(data=str(write_folder(tmp_path / "data")))
+    corpus = load_corpus(config, CPU)
+    state = start_labels(tmp_path / "labels.h5", corpus, config, CPU)
+    name, first = corpus.val.names[0], state.store.label(corpus.val.names[0])
+    state.store.commit(epoch=1, changes={name: np.zeros_like(first)})
+    chosen = selection_images("val-labels", corpus, state)
+    assert chosen.masks is not None
+    assert np.array_equal(chosen.masks.image(0).numpy() > 0, first > 0.5)
+    assert first.max() == 1.0
+    assert selection_images("val-masks", corpus, state) is corpus.val
