@@ -7,6 +7,7 @@ from .adam import Adam, AdamSettings, AdamState
 from .adamax import Adamax, AdamaxSettings, AdamaxState
 from .asgd import ASGD, ASGDSettings, ASGDState
 from .from_torch import as_rule, from_torch, supported_optimizers
+from .higher_rule import HigherRule
 from .learned import LearnedRule, LearnedSettings
 from .nadam import NAdam, NAdamSettings, NAdamState
 from .radam import RAdam, RAdamSettings
@@ -31,6 +32,7 @@ __all__ = [
     "Adamax",
     "AdamaxSettings",
     "AdamaxState",
+    "HigherRule",
     "LearnedRule",
     "LearnedSettings",
     "NAdam",

@@ -149,6 +149,15 @@ def settled(moved: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(dead & (moved == 0), zero, moved), root
 
 
+def no_nan_where_zero(tensor: Tensor) -> Tensor:
+    """The same tensor, whose derivative is 0 where it would be NaN and the tensor itself is exactly 0."""
+    if not (torch.is_grad_enabled() and tensor.requires_grad):
+        return tensor
+    result = tensor.view_as(tensor)
+    result.register_hook(lambda slope: slope.masked_fill(slope.isnan() & (tensor == 0), 0))
+    return result
+
+
 def read_settings(kind: type[Settings], group: Mapping[str, Any]) -> Settings:
     """A settings dataclass from a torch.optim parameter group, field by field; betas become beta1, beta2."""
     values = dict(group)

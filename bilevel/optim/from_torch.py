@@ -9,6 +9,7 @@ import torch
 import torchopt
 from torch import Tensor
 
+from .._types import Tensors
 from ..errors import OwnershipError, UnsupportedOptimizerError
 from ._base import PerParameterRule, UpdateRule, replace_leaves
 from .adadelta import from_torch_adadelta
@@ -16,6 +17,7 @@ from .adagrad import from_torch_adagrad
 from .adam import from_torch_adam
 from .adamax import from_torch_adamax
 from .asgd import from_torch_asgd
+from .higher_rule import HigherRule
 from .learned import LearnedSettings
 from .nadam import from_torch_nadam
 from .radam import from_torch_radam
@@ -56,7 +58,8 @@ def from_torch(
     moves parameters as one `optimizer.step()` would.
 
     Args:
-        optimizer: an instance of one of `supported_optimizers()`.
+        optimizer: an instance of one of `supported_optimizers()`, or of a class registered with
+            `higher.register_optim`, whose live state is always copied.
         parameters: the parameters, in the order in which the rule will see them; by default those of
             `optimizer.param_groups`, in order.
         copy: copy the live state. Without, the rule is valid until the optimiser's next step.
@@ -65,11 +68,16 @@ def from_torch(
         UnsupportedOptimizerError: there is no rule for this class; the message lists those there are.
         OwnershipError: a parameter is in no parameter group.
     """
-    return _per_parameter(optimizer, parameters, copy)
+    chosen = _held(optimizer, parameters)
+    if type(optimizer) not in _FACTORIES and not isinstance(optimizer, torch.optim.Rprop):
+        registered = HigherRule.registered(optimizer, chosen)
+        if registered is not None:
+            return registered
+    return _per_parameter(optimizer, chosen, copy)
 
 
 def _per_parameter(
-    optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor] | None, copy: bool
+    optimizer: torch.optim.Optimizer, chosen: Tensors, copy: bool
 ) -> PerParameterRule[Any, Any]:
     if isinstance(optimizer, torch.optim.Rprop):
         raise UnsupportedOptimizerError(
@@ -85,26 +93,33 @@ def _per_parameter(
             "no differentiable update rule for this optimiser",
             where="inner_optimizer",
             found=f"{type(optimizer).__module__}.{type(optimizer).__qualname__}",
-            expected=f"one of {', '.join(supported_optimizers())}, a torchopt transformation such as "
-            "torchopt.adam(1e-3), or a bilevel.UpdateRule",
+            expected=f"one of {', '.join(supported_optimizers())}, one registered with "
+            "higher.register_optim, a torchopt transformation such as torchopt.adam(1e-3), or a "
+            "bilevel.UpdateRule",
             fix="choose one of these, or a method that needs no unrolling (Implicit, GaussNewton)",
         )
     group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    rule: PerParameterRule[Any, Any] = factory(optimizer, [group_of[id(p)] for p in chosen], chosen)
+    if copy:
+        rule.states = replace_leaves(rule.states, torch.clone)
+    return rule
+
+
+def _held(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor] | None) -> Tensors:
+    """The chosen parameters, or all, after checking that the optimiser holds them."""
+    held = tuple(p for group in optimizer.param_groups for p in group["params"])
     if parameters is None:
-        chosen = tuple(p for group in optimizer.param_groups for p in group["params"])
-    else:
-        chosen = tuple(parameters)
+        return held
+    known = {id(p) for p in held}
+    chosen = tuple(parameters)
     for index, parameter in enumerate(chosen):
-        if id(parameter) not in group_of:
+        if id(parameter) not in known:
             raise OwnershipError(
                 "the optimiser does not hold a parameter",
                 where=f"{type(optimizer).__name__}",
                 found=f"parameter {index} of shape {tuple(parameter.shape)} is in no parameter group",
             )
-    rule: PerParameterRule[Any, Any] = factory(optimizer, [group_of[id(p)] for p in chosen], chosen)
-    if copy:
-        rule.states = replace_leaves(rule.states, torch.clone)
-    return rule
+    return chosen
 
 
 def as_rule(optimizer: object, parameters: Mapping[str, Tensor]) -> UpdateRule:
@@ -118,7 +133,7 @@ def as_rule(optimizer: object, parameters: Mapping[str, Tensor]) -> UpdateRule:
     if isinstance(optimizer, torchopt.base.GradientTransformation):
         return TorchoptRule(optimizer)
     if isinstance(optimizer, LearnedSettings):
-        held = tuple(parameters.values())
+        held = _held(optimizer.optimizer, parameters.values())
         return optimizer.rule(_per_parameter(optimizer.optimizer, held, copy=False), held)
     if isinstance(optimizer, torch.optim.Optimizer):
         return from_torch(optimizer, parameters.values(), copy=False)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._types import MaybeTensors, Tensors
-from ._base import State, UpdateRule
+from ._base import State, UpdateRule, no_nan_where_zero
 
 
 class TorchoptRule(UpdateRule):
@@ -41,18 +41,9 @@ class TorchoptRule(UpdateRule):
     ) -> tuple[Tensors, State]:
         """One step; see `UpdateRule.update`."""
         given = tuple(
-            torch.zeros_like(param) if grad is None else _no_nan_where_zero(grad)
+            torch.zeros_like(param) if grad is None else no_nan_where_zero(grad)
             for param, grad in zip(params, grads, strict=True)
         )
-        seen = tuple(_no_nan_where_zero(param) for param in params)
+        seen = tuple(no_nan_where_zero(param) for param in params)
         updates, state = self.transformation.update(given, state, params=seen, inplace=False)
         return tuple(param + change for param, change in zip(params, updates, strict=True)), state
-
-
-def _no_nan_where_zero(tensor: Tensor) -> Tensor:
-    """The same tensor, whose derivative is 0 where it would be NaN and the tensor itself is exactly 0."""
-    if not (torch.is_grad_enabled() and tensor.requires_grad):
-        return tensor
-    result = tensor.view_as(tensor)
-    result.register_hook(lambda slope: slope.masked_fill(slope.isnan() & (tensor == 0), 0))
-    return result
