@@ -27,13 +27,22 @@ def read_gray(path: Path) -> np.ndarray:
     Raises:
         DataError: missing, unreadable, truncated, of another format, too large, or neither 8 nor 16 bit.
     """
-    gray = _decode(path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+    gray = read_gray_values(path)
     if gray.dtype == np.uint8:
         return gray
     low, high = int(gray.min()), int(gray.max())
     if high > 255:
         return np.rint((gray.astype(np.float64) - low) * 255 / max(high - low, 1)).astype(np.uint8)
     return gray.astype(np.uint8)
+
+
+def read_gray_values(path: Path) -> np.ndarray:
+    """Read an image as uint8 or uint16 [H, W], values as stored; colour and alpha as in `read_gray`.
+
+    Raises:
+        DataError: as for `read_gray`.
+    """
+    return _decode(path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
 
 
 def read_mask(path: Path, threshold: float | None = None) -> np.ndarray:

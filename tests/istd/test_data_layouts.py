@@ -305,7 +305,7 @@ def test_a_plain_folder_with_everything(plain: Path) -> None:
 @pytest.mark.filterwarnings("ignore::istd.data.DataWarning")
 def test_points_from_a_file(plain: Path, kind: str) -> None:
     if kind == "csv":
-        text = "x, y, name, who\n4, 3, frame1, me\n5.4, 9.6, frame1.png, me\n4,3,frame1,me\n0,15,frame2,me\n"
+        text = "x, y, name, who\n4, 3, frame1, me\n5.4, 9.6, frame1.png, me\n4,3,frame1,me\n0,15,frame2,me\n,,frame3,\n"
     else:
         text = json.dumps({"frame1": [[3, 4], [9.6, 5.4], [3, 4]], "frame2.png": [[15, 0]], "frame3": []})
     (plain / f"points.{kind}").write_text(text)
@@ -321,6 +321,8 @@ def test_points_from_a_file(plain: Path, kind: str) -> None:
         ("csv", "name,x\nframe1,3\n", "lacks a column"),
         ("csv", "", "lacks a column"),
         ("csv", "name,y,x\nframe1,3\n", "line 2 is not a point"),
+        ("csv", "name,y,x\nframe1,,3\n", "line 2 is not a point"),
+        ("csv", "name,y,x\nframe1\n", "line 2 is not a point"),
         ("csv", "name,y,x\nframe1,nan,3\n", "line 2 is not a point"),
         ("csv", "name,y,x\nframe1,inf,3\n", "line 2 is not a point"),
         ("csv", "name,y,x\nframe77,1,3\n", "frame77"),

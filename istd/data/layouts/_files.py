@@ -135,6 +135,16 @@ class FolderDataset(Dataset):
         self._points = points
         self._mask_threshold = mask_threshold
 
+    def image_file(self, name: str) -> Path:
+        """The file of the image `name`.
+
+        Raises:
+            DataError: no image of that name, or a link that leads out of the dataset's folder.
+        """
+        if name not in self._images:
+            raise DataError(f"there is no image named {name!r}", where=self.root)
+        return inside(self.root, self._images[name])
+
     def content_key(self) -> str:
         """A hash of the splits, the points, and the names, sizes and times of change of the files in use."""
         digest = hashlib.sha256(f"{self.layout}\n{self._mask_threshold}\n{dict(self.splits)}\n".encode())
@@ -147,7 +157,7 @@ class FolderDataset(Dataset):
         return digest.hexdigest()
 
     def _read(self, name: str) -> Record:
-        image_path = inside(self.root, self._images[name])
+        image_path = self.image_file(name)
         image = read_gray(image_path)
         mask, note = None, None
         if self._masks is not None:

@@ -7,7 +7,8 @@ points.csv | points.json   optional: one point per target; without it, the centr
 
 `points.csv` has a header with at least the columns name, y and x; `points.json` is {"NAME": [[y, x], …], …}.
 Both count pixels from 0 at the top left and may name images with or without suffix; fractions are rounded to
-the nearest pixel. An image without a row is an image without a target.
+the nearest pixel. An image without a row is an image without a target. A row with empty y and x (in JSON: an
+empty list) says the same in as many words: `istd annotate` tells by it what was looked at from what is to do.
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ def read_points(path: Path, images: Mapping[str, Path]) -> dict[str, np.ndarray]
         name = strip_suffix(check_name(str(entry), path))
         if name not in images:
             raise DataError(f"{where} names {name!r}, which is no image of the folder", where=path)
+        if y == "" and x == "":
+            points.setdefault(name, [])
+            continue
         try:
             # round() takes exact halves to the even pixel, as `centroid_points` does.
             point = round(float(str(y))), round(float(str(x)))
@@ -60,7 +64,9 @@ def read_points(path: Path, images: Mapping[str, Path]) -> dict[str, np.ndarray]
                 f"{where} is not a point", where=path, found=f"y = {y!r}, x = {x!r}", expected="two numbers"
             ) from error
         points.setdefault(name, []).append(point)
-    return {name: np.array(list(dict.fromkeys(some)), np.int64) for name, some in points.items()}
+    return {
+        name: np.array(list(dict.fromkeys(some)), np.int64).reshape(-1, 2) for name, some in points.items()
+    }
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, object, object, object]]:
