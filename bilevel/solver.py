@@ -65,15 +65,18 @@ class Solver:
             looks at one point only then looks at where the inner steps ended.
         inner_start: `"warm"`, or `"restart"` to put the inner module, its optimiser and its scheduler back
             to where they were when the solver was built, at the beginning of each `step`.
-        inner_clip, outer_clip: `ClipNorm` or `ClipValue` for the (hyper)gradient before its optimiser sees
-            it. Inner clipping is part of the unrolled steps. Reported norms are those before clipping.
-        inner_scheduler, outer_scheduler: a scheduler of that level's torch.optim optimiser, stepped after
-            each update. Within one unroll the learning rate stays the present one.
-        inner_micro_batch, outer_micro_batch: cut each batch into micro-batches of at most so many samples
-            whose losses are averaged, weighted by size: the same gradient for a loss that is a mean over
-            samples (not where samples see each other, as in BatchNorm or weights normalised over the batch).
-            Live inner steps and the outer loss keep the graph of one micro-batch at a time; an unrolled
-            step, the inner loss of an implicit method, and `Unrolled(mode="graph")` those of all.
+        inner_clip: `ClipNorm` or `ClipValue` for the inner gradient before its optimiser sees it; part of the
+            unrolled steps. Reported norms are those before clipping.
+        outer_clip: the same for the hypergradient.
+        inner_scheduler: a scheduler of the inner torch.optim optimiser, stepped after each update. Within one
+            unroll the learning rate stays the present one.
+        outer_scheduler: a scheduler of the outer torch.optim optimiser, stepped after each update.
+        inner_micro_batch: cut each training batch into micro-batches of at most so many samples whose losses
+            are averaged, weighted by size: the same gradient for a loss that is a mean over samples (not
+            where samples see each other, as in BatchNorm or weights normalised over the batch). Live inner
+            steps and the outer loss keep the graph of one micro-batch at a time; an unrolled step, the inner
+            loss of an implicit method, and `Unrolled(mode="graph")` those of all.
+        outer_micro_batch: the same for each batch of the outer loss.
         autocast: run the losses under autocast in this type; None leaves it to the caller. There is no loss
             scaling, so prefer bfloat16.
         device: move the tensors of every batch there; None leaves batches alone.
