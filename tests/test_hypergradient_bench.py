@@ -18,6 +18,7 @@ from hypergradient.cli import main
 from hypergradient.memory import LiveTensors
 from hypergradient.methods import METHODS
 from hypergradient.peers import Method
+from hypergradient.report import load_warning
 from hypergradient.store import Cell
 
 pytest.importorskip("sklearn", reason="the digits need scikit-learn")
@@ -92,6 +93,27 @@ def test_files_and_resume(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "do", only_what_was_skipped)
     assert main(["--quick", "--out", str(out), "--resume"]) == 0
     assert json.loads((out / "results.json").read_text())["rows"] == before
+
+
+def test_memory_first_and_time_later(tmp_path: Path) -> None:
+    def run(*extra: str) -> list[dict[str, Any]]:
+        common = ["--quick", "--steps", "1", "--methods", "higher", "bilevel Unrolled adjoint"]
+        assert main([*common, "--out", str(tmp_path), *extra]) == 0
+        rows: list[dict[str, Any]] = json.loads((tmp_path / "results.json").read_text())["rows"]
+        return rows
+
+    memory = run("--memory-only")
+    both = run("--resume")
+    for first, second in zip(memory, both, strict=True):
+        assert (first["rounds"], second["rounds"]) == (0, 2)
+        assert first["load"] is None
+        assert second["load"] >= 0
+        assert first["tensor_mb"] == second["tensor_mb"] > 0
+
+
+def test_load_makes_a_warning() -> None:
+    assert load_warning([None, 0.1]) == ""
+    assert "1.5" in load_warning([0.1, 1.5])
 
 
 def test_a_failure_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

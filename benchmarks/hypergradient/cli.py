@@ -66,14 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     store = Store(options.out / "cells", kept)
     if not options.resume:
         store.clear()
-    warning = load_warning(now)
+    warning = "" if options.memory_only else load_warning([now["load"]])
     if warning:
         console.print(f"[yellow]{warning}[/]")
-    driver = Driver(settings, store, lambda text: console.print(f"[dim]{text}[/]"))
+    driver = Driver(settings, store, lambda text: console.print(f"[dim]{text}[/]"), now["load"])
     cells: list[Cell] = []
     for problem in options.problems:
         for steps in options.steps:
-            cells += driver.group(problem, steps, options.methods)
+            cells += driver.group(problem, steps, options.methods, timed=not options.memory_only)
             found = rows(cells)
             show_group(console, found[-len(options.methods) :])
             _write(options.out, found, shown, now)
@@ -116,6 +116,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="a smoke test: digits-mlp, T = 1 2, 2 rounds, --no-isolate, unless said otherwise",
     )
     add("--resume", action="store_true", help="keep the cells in --out measured under the same settings")
+    add(
+        "--memory-only",
+        action="store_true",
+        help="take no times: memory can be measured on a busy machine, times with --resume on an idle one",
+    )
     add("--problems", nargs="+", choices=list(TASKS), metavar="NAME", help="which problems (all)")
     add("--steps", nargs="+", type=_positive, metavar="T", help="numbers of inner steps (1 5 20 100)")
     add(

@@ -56,18 +56,22 @@ class Driver:
         settings: see there.
         store: where cells are kept, and found again.
         tell: is told what is going on.
+        load: of the machine now, kept beside the times; None if unknown.
     """
 
-    def __init__(self, settings: Settings, store: Store, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, tell: Callable[[str], None], load: float | None = None
+    ) -> None:
         self._settings = settings
         self._store = store
         self._tell = tell
+        self._load = load
 
-    def group(self, problem: str, steps: int, methods: list[str]) -> list[Cell]:
-        """All methods at one problem and number of steps: memory one by one, then time in turns."""
+    def group(self, problem: str, steps: int, methods: list[str], *, timed: bool = True) -> list[Cell]:
+        """All methods at a problem and number of steps: memory one by one, then time in turns if `timed`."""
         cells = [self._cell(problem, steps, method) for method in methods]
         wanted = [cell for cell in cells if cell.ok]
-        if any(not cell.seconds for cell in wanted):
+        if timed and any(not cell.seconds for cell in wanted):
             # All of them again: ratios are of medians that were taken side by side.
             self._tell(f"{problem}, T = {steps}: time of {len(wanted)} methods")
             self._time(problem, steps, wanted)
@@ -98,7 +102,7 @@ class Driver:
         left = {cell.method: cell for cell in cells}
         while left:
             for cell in left.values():
-                cell.seconds = []
+                cell.seconds, cell.load = [], self._load
             current = next(iter(left))
             job = {"kind": "times", "problem": problem, "steps": steps, "methods": list(left)}
             try:

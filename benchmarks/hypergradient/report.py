@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def machine() -> dict[str, Any]:
         "machine": platform.machine(),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "environment": {
             key: value
             for key, value in sorted(os.environ.items())
@@ -47,13 +48,13 @@ def machine() -> dict[str, Any]:
     }
 
 
-def load_warning(now: dict[str, Any]) -> str:
-    """A sentence if other programs were running when the benchmark began; empty if not."""
-    if not now["load"] or not now["cores"] or now["load"][0] < 0.5:
+def load_warning(loads: Iterable[float | None]) -> str:
+    """A sentence if other programs were running when times were taken; empty if not."""
+    load = max((one for one in loads if one is not None), default=0.0)
+    if load < 0.5:
         return ""
     return (
-        f"The machine was not idle when this run began (load {now['load'][0]:.1f} on {now['cores']} cores): "
-        "its times are unreliable."
+        f"The machine was not idle when a run began that took times (load {load:.1f}): they are unreliable."
     )
 
 
@@ -110,7 +111,7 @@ def write_json(
     """Everything as data."""
     content = {
         "machine": now,
-        "unreliable": load_warning(now),
+        "unreliable": load_warning(row.load for row in rows if row.rounds),
         "settings": settings,
         "rows": [row.as_dict() for row in rows],
         "targets": [vars(one) for one in targets],
@@ -125,8 +126,9 @@ def write_markdown(
     lines = ["# Hypergradient benchmark", ""]
     lines += [f"torch {now['torch']}, Python {now['python']}, {now['processor']}, {now['cores']} cores; "]
     lines += ["settings: " + ", ".join(f"{key} {value}" for key, value in settings.items()) + ".", ""]
-    if load_warning(now):
-        lines += [f"**{load_warning(now)}**", ""]
+    warning = load_warning(row.load for row in rows if row.rounds)
+    if warning:
+        lines += [f"**{warning}**", ""]
     lines += [LEGEND.replace("\n", "  \n"), ""]
     if targets:
         lines += [

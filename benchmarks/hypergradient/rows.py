@@ -28,6 +28,7 @@ class Row:
         growth: tensor memory over that of the same method at the smallest T.
         error: relative error to `reference`, in the precision of the check.
         cosine: of the angle to `reference`.
+        load: of the machine when the run that timed it began.
     """
 
     problem: str
@@ -51,6 +52,7 @@ class Row:
     error: float | None
     cosine: float | None
     reference: str
+    load: float | None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -107,6 +109,7 @@ def _row(cell: Cell, peers: list[Cell], reference: Cell | None, first: Cell | No
         error=error,
         cosine=cosine,
         reference=reference.method if reference is not None and cell.ok else "",
+        load=cell.load,
     )
 
 

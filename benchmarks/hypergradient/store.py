@@ -25,6 +25,7 @@ class Cell:
         vector: the hypergradient to check.
         note: what the method has to say.
         seconds: one for each round of the timing.
+        load: of the machine when the run began that took these seconds; None if unknown.
     """
 
     problem: str
@@ -39,6 +40,7 @@ class Cell:
     vector: list[float] = field(default_factory=list)
     note: str = ""
     seconds: list[float] = field(default_factory=list)
+    load: float | None = None
 
     @property
     def ok(self) -> bool:
