@@ -7,12 +7,13 @@ from ._record import DataWarning, Record
 from .augmentation import AugmentSettings, augment
 from .dataset import SPLITS, Dataset
 from .imageset import ImageSet, load_names, load_split
-from .layouts import Layout, list_layouts, register_layout
+from .layouts import Layout, Parts, list_layouts, register_folder_layout, register_layout
 from .loader import Batch, CropLoader
 from .opening import open_dataset
 from .packed import VERSION as PACKED_VERSION
 from .packed import PackedDataset
 from .packing import pack
+from .pointfiles import read_point_image, read_points, write_point_image, write_points
 from .points import centroid_points
 from .synthetic import Scene, SceneSettings, SyntheticDataset, make_scene, measure_targets
 
@@ -28,6 +29,7 @@ __all__ = [
     "ImageSet",
     "Layout",
     "PackedDataset",
+    "Parts",
     "Record",
     "Scene",
     "SceneSettings",
@@ -43,5 +45,10 @@ __all__ = [
     "pack",
     "read_gray",
     "read_mask",
+    "read_point_image",
+    "read_points",
+    "register_folder_layout",
     "register_layout",
+    "write_point_image",
+    "write_points",
 ]

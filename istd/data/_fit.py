@@ -1,4 +1,4 @@
-"""Masks whose size is not their image's."""
+"""Masks and points whose size is not their image's."""
 
 from __future__ import annotations
 
@@ -39,14 +39,7 @@ def fit_mask(mask: np.ndarray, size: tuple[int, int], image_path: Path, mask_pat
     Raises:
         DataError: the sizes differ by more than a scale factor, so the mask is of another image or crop.
     """
-    if not is_uniform_scale(size, (mask.shape[0], mask.shape[1])):
-        raise DataError(
-            "the mask has another size than its image, and no single scale factor explains it",
-            where=mask_path,
-            found=f"mask {mask.shape[0]} × {mask.shape[1]}, image {size[0]} × {size[1]} ({image_path.name})",
-            expected="the same height and width",
-            fix="find the mask that belongs to the image, or take its name out of the split",
-        )
+    _check_scale("mask", (mask.shape[0], mask.shape[1]), size, image_path, mask_path)
     height, width = size
     method = cv2.INTER_AREA if height < mask.shape[0] else cv2.INTER_LINEAR
     fitted = cv2.resize(mask.astype(np.float32), (width, height), interpolation=method) >= 0.5
@@ -61,3 +54,38 @@ def fit_mask(mask: np.ndarray, size: tuple[int, int], image_path: Path, mask_pat
         if not fitted[rows, columns].any():
             fitted[y, x] = True
     return fitted
+
+
+def fit_points(
+    points: np.ndarray, its_size: tuple[int, int], size: tuple[int, int], image_path: Path, path: Path
+) -> np.ndarray:
+    """Scale points to their image where the two sizes are the same but for one scale factor.
+
+    Args:
+        points: integers [N, 2], rows (y, x), of an image of `its_size`.
+        its_size: (height, width) that the points count in.
+        size: (height, width) of the image.
+        image_path: named in the error.
+        path: the points' file, named in the error.
+
+    Returns:
+        int64 [N, 2], inside the image.
+
+    Raises:
+        DataError: the sizes differ by more than a scale factor.
+    """
+    _check_scale("point image", its_size, size, image_path, path)
+    return np.asarray((points + 0.5) * size / its_size, np.int64)
+
+
+def _check_scale(
+    what: str, its_size: tuple[int, int], size: tuple[int, int], image_path: Path, path: Path
+) -> None:
+    if not is_uniform_scale(size, its_size):
+        raise DataError(
+            f"the {what} has another size than its image, and no single scale factor explains it",
+            where=path,
+            found=f"{what} {its_size[0]} × {its_size[1]}, image {size[0]} × {size[1]} ({image_path.name})",
+            expected="the same height and width",
+            fix=f"find the {what} that belongs to the image, or take its name out of the split",
+        )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...errors import DataError
 from ..dataset import Dataset
+from ._parts import Parts
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Layout:
         detect: folder → whether it has this layout; looks at names only.
         open: (folder, mask threshold) → the dataset; see `read_mask` for the threshold.
         fallback: tried only if no other layout fits.
+        parts: folder → its files, unchecked, for `istd doctor`; None if the layout is not one of files.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Layout:
     detect: Callable[[Path], bool]
     open: Callable[[Path, float | None], Dataset]
     fallback: bool = False
+    parts: Callable[[Path], Parts] | None = None
 
 
 _LAYOUTS: dict[str, Layout] = {}
@@ -76,5 +79,14 @@ def find_layout(root: Path, name: str | None = None) -> Layout:
         where=root,
         found=", ".join(inside[:12]) + (", …" if len(inside) > 12 else "") if inside else "an empty folder",
         expected="".join(f"\n    {one.name}: {one.tree}" for one in _LAYOUTS.values()),
-        fix="give the dataset's own folder, or move your images into a folder named images/ inside it",
+        fix=_advice(root),
     )
+
+
+def _advice(root: Path) -> str:
+    """What to give instead: a folder inside that has a layout, if there is one."""
+    folders = sorted(child for child in root.iterdir() if child.is_dir())[:100]
+    fitting = [child for child in folders if any(one.detect(child) for one in _LAYOUTS.values())]
+    if fitting:
+        return "did you mean " + " or ".join(str(child) for child in fitting[:3]) + "?"
+    return "give the dataset's own folder, or move your images into a folder named images/ inside it"
