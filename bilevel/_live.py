@@ -98,6 +98,14 @@ class TorchOptimizer(LiveOptimizer):
                 "param_groups": groups,
             }
         )
+        # torch casts all of the state but `step` to the parameter's type: NAdam's running product and ASGD's
+        # step size, kept in another one, would go on rounded otherwise.
+        held = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for index, saved in state["state"].items():
+            live = self.optimizer.state[held[int(index)]]
+            for key, value in saved.items():
+                if isinstance(value, Tensor) and live[key].dtype != value.dtype:
+                    live[key] = value.detach().clone().to(live[key].device)
 
 
 class LearnedOptimizer(TorchOptimizer):

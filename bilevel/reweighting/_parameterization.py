@@ -24,7 +24,7 @@ def bounded_exp(raw: Tensor) -> Tensor:
 
 def softmax(raw: Tensor) -> Tensor:
     """exp(raw − largest of the batch): a softmax over the batch once it is normalised."""
-    return torch.exp(raw - raw.detach().max())
+    return torch.exp(raw - raw.max())
 
 
 def sigmoid(raw: Tensor) -> Tensor:
