@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,11 @@ class FolderDataset(Dataset):
                 )
         self._parts = parts
         self._mask_threshold = mask_threshold
+
+    @property
+    def images(self) -> Mapping[str, Path]:
+        """Name → file of every image that is there, whether a split names it or not."""
+        return self._parts.images
 
     def image_file(self, name: str) -> Path:
         """The file of the image `name`.
