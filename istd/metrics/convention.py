@@ -82,3 +82,28 @@ class MetricConvention:
 
 DNANET = MetricConvention(false_area="by_value")
 """Figures comparable with the DNANet family (at the size its images are evaluated in)."""
+
+CONVENTIONS: dict[str, MetricConvention] = {
+    "default": MetricConvention(),
+    "dnanet": DNANET,
+    "nearest": MetricConvention(matching="nearest"),
+    "hungarian": MetricConvention(matching="hungarian"),
+    "overlap": MetricConvention(matching="overlap"),
+}
+"""Conventions with a name, for the command line and for tables that show them side by side."""
+
+
+def named_convention(name: str, **changes: Any) -> MetricConvention:
+    """The convention of that name, with some fields changed.
+
+    Args:
+        name: a key of `CONVENTIONS`.
+        **changes: fields of `MetricConvention`; None leaves a field as it is.
+
+    Raises:
+        ConfigError: an unknown name, field or value.
+    """
+    if name not in CONVENTIONS:
+        raise ConfigError("--convention is unknown", found=name, expected=" | ".join(CONVENTIONS))
+    given = {key: value for key, value in changes.items() if value is not None}
+    return MetricConvention.from_dict({**CONVENTIONS[name].to_dict(), **given})

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from .._regions import find_regions
+from .._regions import Regions, find_regions
 from ..errors import DataError
 from ._matching import Match, match_regions
 from .convention import EmptyRule, MetricConvention
@@ -103,14 +103,18 @@ def target_counts(pred: Map, target: Map, convention: MetricConvention | None = 
     convention = convention if convention is not None else MetricConvention()
     p, t = (_single(mask) for mask in _pair(pred, target, convention.threshold))
     predicted = find_regions(p, convention.connectivity)
-    true = find_regions(t, convention.connectivity)
+    return count_regions(find_regions(t, convention.connectivity), predicted, convention)
+
+
+def count_regions(true: Regions, predicted: Regions, convention: MetricConvention) -> TargetCounts:
+    """`target_counts` of regions that have been found already, both in images of one size."""
     matches = match_regions(true, predicted, convention.matching, convention.distance)
     matched = predicted.areas[[match.predicted for match in matches]]
     if convention.false_area == "by_value":
         false_area = int(predicted.areas[~np.isin(predicted.areas, matched)].sum())
     else:
         false_area = int(predicted.areas.sum() - matched.sum())
-    return TargetCounts(true.count, len(matches), predicted.count, false_area, p.size, matches)
+    return TargetCounts(true.count, len(matches), predicted.count, false_area, true.labels.size, matches)
 
 
 def iou(counts: PixelCounts) -> float:
