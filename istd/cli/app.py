@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..errors import IstdError
+from .annotate import annotate
 from .demo import demo
+from .doctor import doctor
 from .eval import evaluate_run
 from .predict import predict
 from .train import train
@@ -24,10 +26,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command("annotate")(annotate)
 app.command("demo")(demo)
 app.command("train")(train)
 app.command("eval")(evaluate_run)
 app.command("predict")(predict)
+app.command("doctor")(doctor)
 
 
 def run() -> int:

@@ -305,7 +305,8 @@ def test_a_plain_folder_with_everything(plain: Path) -> None:
 @pytest.mark.filterwarnings("ignore::istd.data.DataWarning")
 def test_points_from_a_file(plain: Path, kind: str) -> None:
     if kind == "csv":
-        text = "x, y, name, who\n4, 3, frame1, me\n5.4, 9.6, frame1.png, me\n4,3,frame1,me\n0,15,frame2,me\n,,frame3,\n"
+        text = "x, y, name, who\n4, 3, frame1, me\n5.4, 9.6, frame1.png, me\n4,3,frame1,me\n0,15,frame2,me\n"
+        text += ",,frame3,me\n"
     else:
         text = json.dumps({"frame1": [[3, 4], [9.6, 5.4], [3, 4]], "frame2.png": [[15, 0]], "frame3": []})
     (plain / f"points.{kind}").write_text(text)
