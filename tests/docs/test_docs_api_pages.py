@@ -1,0 +1,69 @@
+"""Every public name of `bilevel` and its packages stands on an API page, and every name there exists."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bilevel
+
+API = Path(__file__).resolve().parents[2] / "docs" / "api"
+PACKAGES = (
+    "bilevel",
+    "bilevel.diagnostics",
+    "bilevel.hypergradients",
+    "bilevel.linear_solvers",
+    "bilevel.logging",
+    "bilevel.optim",
+    "bilevel.reweighting",
+)
+
+
+def directives() -> list[str]:
+    return [
+        name
+        for page in sorted(API.glob("*.md"))
+        for name in re.findall(r"^::: ([\w.]+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+
+
+def resolve(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def test_every_documented_name_exists_once() -> None:
+    found = [resolve(path) for path in directives()]
+    assert len(found) > 60
+    assert len({id(one) for one in found}) == len(found)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_is_documented(package: str) -> None:
+    documented = {id(resolve(path)) for path in directives()}
+    module = importlib.import_module(package)
+    public = {name: getattr(module, name) for name in module.__all__}
+    missing = [
+        name
+        for name, value in public.items()
+        if not isinstance(value, types.ModuleType) and id(value) not in documented
+    ]
+    assert missing == []
+
+
+def test_every_error_is_documented() -> None:
+    documented = {id(resolve(path)) for path in directives()}
+    own = [value for value in vars(bilevel.errors).values() if isinstance(value, type)]
+    errors = [value for value in own if issubclass(value, Exception)]
+    assert [error.__name__ for error in errors if id(error) not in documented] == []
+
+
+def test_packages_are_all_there_is() -> None:
+    folder = Path(bilevel.__file__).parent
+    found = {f"bilevel.{init.parent.name}" for init in folder.glob("*/__init__.py")}
+    assert found == set(PACKAGES) - {"bilevel"}
