@@ -27,7 +27,11 @@ def read_gray(path: Path) -> np.ndarray:
     Raises:
         DataError: missing, unreadable, truncated, of another format, too large, or neither 8 nor 16 bit.
     """
-    gray = read_gray_values(path)
+    return to_8_bit(read_gray_values(path))
+
+
+def to_8_bit(gray: np.ndarray) -> np.ndarray:
+    """Gray values as stored, uint8 or uint16, as uint8; how, says `read_gray`."""
     if gray.dtype == np.uint8:
         return gray
     low, high = int(gray.min()), int(gray.max())
@@ -43,6 +47,21 @@ def read_gray_values(path: Path) -> np.ndarray:
         DataError: as for `read_gray`.
     """
     return _decode(path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+
+
+def read_raw(path: Path) -> np.ndarray:
+    """Read an image as stored: uint8 or uint16, [H, W], [H, W, 3] (BGR) or [H, W, 4]; palettes are expanded.
+
+    Raises:
+        DataError: as for `read_gray`.
+    """
+    return _decode(path, cv2.IMREAD_UNCHANGED)
+
+
+def read_mode(path: Path) -> str:
+    """Pillow's name for the kind of pixels in a file that can be read: 'L', 'RGB', 'RGBA', 'P', 'I;16', …"""
+    with Image.open(path, formats=_FORMATS) as image:
+        return image.mode
 
 
 def read_mask(path: Path, threshold: float | None = None) -> np.ndarray:

@@ -24,11 +24,14 @@ class Batch:
         index: int64 [B], which image of the `ImageSet` each crop is from.
         image: float32 [B, 1, n, n], gray levels divided by 255.
         label: float32 [B, 1, n, n] in [0, 1].
+        top, left: int64 [B] on the host, where in its image each crop was cut.
     """
 
     index: Tensor
     image: Tensor
     label: Tensor
+    top: Tensor
+    left: Tensor
 
 
 class CropLoader:
@@ -58,6 +61,8 @@ class CropLoader:
         target_fraction: the chance that a crop is placed to contain a random point of its image, at a random
             place in the crop; the others are placed anywhere in the image. Images without points are always
             cut anywhere.
+        align: the first row and column of every crop are multiples of this, at most the crop's side. To
+            reach the last pixels all the same, a crop may then stand over the image's border by less.
 
     Raises:
         ConfigError: a number out of its range.
@@ -76,12 +81,13 @@ class CropLoader:
         stream: str = "train",
         augment: bool | AugmentSettings = False,
         target_fraction: float = 0.5,
+        align: int = 1,
     ) -> None:
-        if crop < 1 or batch_size < 1 or not 0 <= target_fraction <= 1:
+        if crop < 1 or batch_size < 1 or not 0 <= target_fraction <= 1 or not 1 <= align <= crop:
             raise ConfigError(
                 "the crops cannot be cut like this",
-                found=f"crop {crop}, batch size {batch_size}, target fraction {target_fraction}",
-                expected="crop and batch size of at least 1, target fraction in [0, 1]",
+                found=f"{crop=}, {batch_size=}, {target_fraction=}, {align=}",
+                expected="crop and batch size of at least 1, target fraction in [0, 1], 1 ≤ align ≤ crop",
             )
         if labels.sizes != images.images.sizes or labels.device != images.images.device:
             raise DataError(
@@ -96,6 +102,7 @@ class CropLoader:
         self.seed = seed
         self.stream = stream
         self.target_fraction = target_fraction
+        self.align = align
         self._augment = (AugmentSettings() if augment else None) if isinstance(augment, bool) else augment
         self._sizes = torch.tensor(images.images.sizes)
         counts = torch.tensor([len(points) for points in images.points])
@@ -147,7 +154,7 @@ class CropLoader:
         label = self.labels.crop(index, top, left, self.crop).float()
         if self._augment is not None:
             image, label = augment(image, label, generator, self._augment)
-        return Batch(index.to(image.device), image, label)
+        return Batch(index.to(image.device), image, label, top, left)
 
     def _generator(self, epoch: int, step: int) -> torch.Generator:
         """A generator of its own for each batch; step −1 is the order of the epoch."""
@@ -172,9 +179,10 @@ class CropLoader:
         at_point = (uniform[1] < self.target_fraction) & (counts > 0)
         corner = []
         for axis in (0, 1):
-            last = (self._sizes[index, axis] - self.crop).clamp_min(0)
+            # In steps of `align`: rounded up at the low end and, to reach the image's end, at the last one.
+            last = -((self.crop - self._sizes[index, axis]).clamp_max(0) // self.align)
             place = self._points[which, axis]
-            low = torch.where(at_point, (place - self.crop + 1).clamp_min(0), 0)
-            high = torch.where(at_point, torch.minimum(place, last), last)
-            corner.append(low + torch.floor(uniform[2 + axis] * (high - low + 1)).long())
+            low = torch.where(at_point, -((self.crop - 1 - place).clamp_max(0) // self.align), 0)
+            high = torch.where(at_point, torch.minimum(place // self.align, last), last)
+            corner.append(self.align * (low + torch.floor(uniform[2 + axis] * (high - low + 1)).long()))
         return corner[0], corner[1]
