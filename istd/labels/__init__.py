@@ -23,6 +23,7 @@ from .mining import (
     merge_with_points,
     missed_bound,
 )
+from .point import PointSettings
 from .store import LabelStore, Version
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "InitialLabels",
     "LabelStore",
     "MiningSettings",
+    "PointSettings",
     "Version",
     "calibrate",
     "compare_with_points",

@@ -18,6 +18,8 @@ from ..errors import ConfigError
 from ._checks import check_points, check_same_shape, check_unit_map
 
 Lock = Literal["points", "saturated", "none"]
+Meet = Literal["core", "label"]
+Rise = Literal["average", "raise"]
 _Float = TypeVar("_Float", np.float32, np.float64)
 
 
@@ -34,6 +36,11 @@ class EvolutionSettings:
         max_area: the area, as a share of the image, at which the rise is complete.
         window: odd side of the window around the centroid in which predictions are looked at, px.
         core: odd side of the square around the centroid that a predicted region must touch, px.
+        meet: what a predicted region must touch to be kept: "core", as in PAL, or "label", any label region,
+            as in LESPS.
+        rise: what a kept pixel becomes: "average", (label + prediction)/2, as both papers have it, or
+            "raise", the average where it is higher than the label, as LESPS's public code has it: labels then
+            never fall.
         decay: factor on the old label outside of the kept regions; 1 keeps it (LESPS).
         label_threshold: a label above it belongs to a region.
         connectivity: 4 or 8, for label regions and predicted regions.
@@ -47,6 +54,8 @@ class EvolutionSettings:
     max_area: float = 0.0015
     window: int = 33
     core: int = 3
+    meet: Meet = "core"
+    rise: Rise = "average"
     decay: float = 0.97
     label_threshold: float = 0.5
     connectivity: int = 8
@@ -56,6 +65,10 @@ class EvolutionSettings:
         check_connectivity(self.connectivity)
         if self.lock not in ("points", "saturated", "none"):
             raise ConfigError("unknown label lock", found=self.lock, expected="points, saturated or none")
+        if self.meet not in ("core", "label"):
+            raise ConfigError("unknown rule for predicted regions", found=self.meet, expected="core or label")
+        if self.rise not in ("average", "raise"):
+            raise ConfigError("unknown way to move labels", found=self.rise, expected="average or raise")
         if not (0.0 <= self.t_b <= 1.0 and 0.0 <= self.decay <= 1.0 and 0.0 <= self.label_threshold < 1.0):
             raise ConfigError(
                 "t_b, decay or label_threshold is out of range", found=self, expected="within [0, 1]"
@@ -89,8 +102,9 @@ def evolve(
         settings: the defaults if None.
 
     Returns:
-        A new label of the label's dtype: (label + pred)/2 inside the kept regions, decay·label outside, then
-        the lock. Cost: three passes over the image and a window per region.
+        A new label of the label's dtype: (label + pred)/2 inside the kept regions (not below the label if
+        `rise` is "raise"), decay·label outside, then the lock. Cost: three passes over the image and a
+        window per region.
 
     Raises:
         LabelError: sizes differ or values lie outside [0, 1]; DataError: a point lies outside the image.
@@ -103,7 +117,10 @@ def evolve(
 
     kept = np.flatnonzero(kept_regions(pred, label, settings))  # few pixels: flat positions are cheapest
     evolved = np.multiply(label, label.dtype.type(settings.decay), order="C")
-    evolved.reshape(-1)[kept] = (label.reshape(-1)[kept] + pred.reshape(-1)[kept].astype(label.dtype)) / 2
+    moved = (label.reshape(-1)[kept] + pred.reshape(-1)[kept].astype(label.dtype)) / 2
+    evolved.reshape(-1)[kept] = (
+        moved if settings.rise == "average" else np.maximum(moved, label.reshape(-1)[kept])
+    )
     if settings.lock == "saturated":
         evolved[label == 1.0] = 1.0
     elif settings.lock == "points":
@@ -117,7 +134,8 @@ def kept_regions(
     """Where the label will follow the prediction: bool [H, W], the union over the label's regions."""
     height, width = label.shape
     kept = np.zeros(label.shape, np.bool_)
-    regions = find_regions(label > settings.label_threshold, settings.connectivity)
+    labelled = label > settings.label_threshold
+    regions = find_regions(labelled, settings.connectivity)
     full_area = settings.max_area * (height * width)
     half = settings.window // 2
     for area, (row, column) in zip(regions.areas.tolist(), regions.centroids.tolist(), strict=True):
@@ -129,20 +147,29 @@ def kept_regions(
         peak = near.max()
         start = peak * settings.t_b
         threshold = start + settings.k * (peak - start) * (area / full_area)
-        kept[window] |= _touching_core(near > threshold, y - top, x - left, settings)
+        core = settings.meet == "core"
+        wanted = _core(near.shape, y - top, x - left, settings) if core else labelled[window]
+        kept[window] |= _touching(near > threshold, wanted, settings)
     return kept
 
 
-def _touching_core(
-    above: npt.NDArray[np.bool_], y: int, x: int, settings: EvolutionSettings
+def _core(shape: tuple[int, ...], y: int, x: int, settings: EvolutionSettings) -> npt.NDArray[np.bool_]:
+    """The core around (y, x) as a mask of a window."""
+    mask = np.zeros(shape, np.bool_)
+    r = settings.core // 2
+    mask[max(y - r, 0) : y + r + 1, max(x - r, 0) : x + r + 1] = True
+    return mask
+
+
+def _touching(
+    above: npt.NDArray[np.bool_], wanted: npt.NDArray[np.bool_], settings: EvolutionSettings
 ) -> npt.NDArray[np.bool_]:
-    """The connected regions of a window's mask that meet the core around (y, x)."""
+    """The connected regions of a window's mask that meet the wanted pixels."""
     if not above.any():
         return above
     count, labels = label_mask(above, settings.connectivity)
-    r = settings.core // 2
     keep = np.zeros(count + 1, np.bool_)
-    keep[labels[max(y - r, 0) : y + r + 1, max(x - r, 0) : x + r + 1]] = True
+    keep[labels[wanted]] = True
     keep[0] = False
     return keep[labels]
 

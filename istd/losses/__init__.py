@@ -5,6 +5,7 @@ from __future__ import annotations
 from .bce import bce_loss
 from .bilevel import inner_loss, outer_loss
 from .distillation import kd_loss
+from .focal import focal_loss
 from .gate import gate_penalty
 from .hard_bce import hard_bce_loss
 from .soft_iou import soft_iou_loss
@@ -15,6 +16,7 @@ __all__ = [
     "PixelLoss",
     "bce_iou_loss",
     "bce_loss",
+    "focal_loss",
     "gate_penalty",
     "get_task_loss",
     "hard_bce_loss",

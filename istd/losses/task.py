@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..models.output import Output, all_logits
 from .bce import bce_loss
+from .focal import focal_loss
 from .hard_bce import hard_bce_loss
 from .soft_iou import soft_iou_loss
 
@@ -29,6 +30,7 @@ TASK_LOSSES: dict[str, PixelLoss] = {
     "hard-bce": hard_bce_loss,
     "soft-iou": soft_iou_loss,
     "bce-iou": bce_iou_loss,
+    "focal": focal_loss,
 }
 """Task losses that can be chosen by name."""
 

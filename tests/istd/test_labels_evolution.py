@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -193,4 +194,23 @@ def test_bad_input_is_named() -> None:
         {"connectivity": 5},
     ):
         with pytest.raises(ConfigError):
+            EvolutionSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_lesps_keeps_regions_that_meet_a_label_and_may_only_raise() -> None:
+    label = np.zeros((40, 40))
+    label[20, 20:26] = 1.0  # centroid at column 22
+    pred = np.zeros((40, 40))
+    pred[20, 25] = pred[21, 25] = 0.8  # meets the label, far from the core
+    pred[30, 30] = 0.8  # meets nothing
+    points = np.array([[20, 20]])
+    rule = EvolutionSettings(decay=1.0, max_area=0.1)
+    core = evolve(pred, label, points, rule)
+    meet = evolve(pred, label, points, replace(rule, meet="label"))
+    grown = evolve(pred, label, points, replace(rule, meet="label", rise="raise"))
+    assert core[21, 25] == 0.0
+    assert (meet[21, 25], meet[20, 25], meet[30, 30]) == (0.4, 0.9, 0.0)
+    assert (grown[21, 25], grown[20, 25]) == (0.4, 1.0)
+    for wrong in ({"meet": "all"}, {"rise": "fall"}):
+        with pytest.raises(ConfigError, match="unknown"):
             EvolutionSettings(**wrong)  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from istd.losses import (
     TASK_LOSSES,
     bce_iou_loss,
     bce_loss,
+    focal_loss,
     gate_penalty,
     get_task_loss,
     hard_bce_loss,
@@ -262,3 +263,24 @@ def test_bad_input_is_refused():
         soft_iou_loss(logits, target, smooth=0.0)
     with pytest.raises(ConfigError):
         task_loss(logits, target, over_outputs="max")  # type: ignore[arg-type]
+
+
+def test_focal_loss_is_cornernet_s():
+    logits, target = pair()
+    target = (target * 4).floor().clamp_max(3) / 3
+    p = logits.sigmoid()
+    pixels = torch.where(
+        target == 1,
+        -((1 - p) ** 2) * p.log(),
+        -target * (1 - p) ** 2 * p.log() - (1 - target) ** 4 * p**2 * (1 - p).log(),
+    )
+    expected = pixels.sum() / max(1, int((target == 1).sum()))
+    torch.testing.assert_close(focal_loss(logits, target).mean(), expected)
+    # Without a full label the sum is divided by 1; extreme logits stay finite.
+    empty = (p**2 * -(1 - p).log()).sum()
+    torch.testing.assert_close(focal_loss(logits, target * 0).mean(), empty)
+    extreme = torch.tensor([-1e3, 1e3], dtype=torch.float32).view(1, 1, 1, 2)
+    assert torch.isfinite(focal_loss(extreme, extreme.clamp(0, 1))).all()
+    assert gradcheck(lambda z: focal_loss(z, target), logits.requires_grad_())
+    with pytest.raises(ConfigError, match="powers"):
+        focal_loss(logits, target, alpha=-1.0)
