@@ -1,8 +1,11 @@
-"""The targets in a probability map, as rows for a table."""
+"""The targets in a probability map, as rows for a table, and tables of them as CSV, JSON and COCO."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,8 @@ import numpy.typing as npt
 
 from ._regions import find_regions
 from .errors import DataError
+
+COLUMNS = ("image", "x", "y", "area", "score")
 
 
 @dataclass(frozen=True)
@@ -20,12 +25,47 @@ class Target:
         x, y: centroid of its pixels: column and row, in pixels, the first pixel's centre at 0.
         area: its pixels.
         score: the highest probability in it.
+        box: (left, top, width, height) in whole pixels; left and top count from 0.
+        counts: its pixels as COCO's uncompressed run lengths: off, on, off, … down the columns of the image.
     """
 
     x: float
     y: float
     area: int
     score: float
+    box: tuple[int, int, int, int]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ImageTargets:
+    """The targets of one image.
+
+    Attributes:
+        name: the stem of the files that were written for it.
+        file: the image file.
+        height, width: its size in pixels.
+        targets: what was found.
+    """
+
+    name: str
+    file: str
+    height: int
+    width: int
+    targets: tuple[Target, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ImageTargets:
+        """What `to_dict` wrote, also by way of JSON. Raises KeyError or TypeError on other values."""
+        targets = tuple(
+            Target(**{**target, "box": tuple(target["box"]), "counts": tuple(target["counts"])})
+            for target in values["targets"]
+        )
+        return cls(**{**values, "targets": targets})
 
 
 def list_targets(
@@ -53,13 +93,94 @@ def list_targets(
             expected="float [H, W]",
         )
     regions = find_regions(probability > threshold, connectivity)
-    if regions.count == 0:
-        return []
-    scores = np.zeros(regions.count + 1, probability.dtype)
     inside = np.flatnonzero(regions.labels)
-    np.maximum.at(scores, regions.labels.reshape(-1)[inside], probability.reshape(-1)[inside])
+    numbers = regions.labels.reshape(-1)[inside]
+    order = np.argsort(numbers, kind="stable")
+    members = np.split(inside[order], np.cumsum(regions.areas)[:-1]) if regions.count else []
     return [
-        Target(float(x), float(y), int(area), float(score))
-        for (y, x), area, score in zip(regions.centroids, regions.areas, scores[1:], strict=True)
-        if area >= min_area
+        _describe(probability, pixels, (float(y), float(x)))
+        for pixels, (y, x) in zip(members, regions.centroids, strict=True)
+        if pixels.size >= min_area
     ]
+
+
+def _describe(
+    probability: npt.NDArray[Any], pixels: npt.NDArray[np.intp], centre: tuple[float, float]
+) -> Target:
+    height, width = probability.shape
+    rows, columns = np.divmod(pixels, width)
+    left, top = int(columns.min()), int(rows.min())
+    box = (left, top, int(columns.max()) - left + 1, int(rows.max()) - top + 1)
+    places = np.sort(columns * height + rows)  # down the columns
+    first = np.flatnonzero(np.diff(places, prepend=-2) > 1)
+    starts, lengths = places[first], np.diff(first, append=places.size)
+    edges = np.stack([starts, starts + lengths], axis=1).reshape(-1)
+    counts = np.diff(edges, prepend=0, append=height * width)
+    score = float(probability.reshape(-1)[pixels].max())
+    return Target(centre[1], centre[0], pixels.size, score, box, tuple(counts.tolist()))
+
+
+def draw_targets(targets: Sequence[Target], shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """The mask bool [H, W] that has these targets and nothing else."""
+    height, width = shape
+    steps = np.zeros(
+        height * width + 1, np.int32
+    )  # down the columns: +1 where a run starts, −1 where it ends
+    for target in targets:
+        edges = np.cumsum(target.counts)[:-1]
+        steps[edges[0::2]] += 1
+        steps[edges[1::2]] -= 1
+    return np.ascontiguousarray((np.cumsum(steps)[:-1] > 0).reshape(width, height).T)
+
+
+def to_csv(images: Sequence[ImageTargets]) -> str:
+    """One line a target: image, x, y, area, score; with a header line."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for image in images:
+        for t in image.targets:
+            writer.writerow((image.name, f"{t.x:.2f}", f"{t.y:.2f}", t.area, f"{t.score:.4f}"))
+    return stream.getvalue()
+
+
+def to_json(images: Sequence[ImageTargets]) -> list[dict[str, Any]]:
+    """One object an image, also where nothing was found: name, file, size and targets with their boxes."""
+    keys = ("x", "y", "area", "score", "box")
+    return [
+        {
+            "image": image.name,
+            "file": image.file,
+            "height": image.height,
+            "width": image.width,
+            "targets": [{key: getattr(target, key) for key in keys} for target in image.targets],
+        }
+        for image in images
+    ]
+
+
+def to_coco(images: Sequence[ImageTargets]) -> dict[str, Any]:
+    """A COCO data set with scores: numbers from 1, masks as uncompressed run lengths."""
+    annotations: list[dict[str, Any]] = []
+    for number, image in enumerate(images, 1):
+        for target in image.targets:
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": 1,
+                    "bbox": list(target.box),
+                    "area": target.area,
+                    "segmentation": {"size": [image.height, image.width], "counts": list(target.counts)},
+                    "iscrowd": 0,
+                    "score": target.score,
+                }
+            )
+    return {
+        "images": [
+            {"id": number, "file_name": image.file, "height": image.height, "width": image.width}
+            for number, image in enumerate(images, 1)
+        ],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "target"}],
+    }

@@ -84,3 +84,22 @@ Role = Annotated[
         "--role", help="Whose answer: student (the deployed network) or teacher.", rich_help_panel="What"
     ),
 ]
+Tile = Annotated[
+    int,
+    typer.Option(
+        "--tile",
+        min=0,
+        help="Larger images are cut into overlapping tiles of this side; 0 takes every image whole.",
+        rich_help_panel="How",
+    ),
+]
+Overlap = Annotated[
+    int,
+    typer.Option("--overlap", min=0, help="Pixels that tiles share and blend.", rich_help_panel="How"),
+]
+Flips = Annotated[
+    bool,
+    typer.Option(
+        "--tta", help="Average over the four mirror images; four times the work.", rich_help_panel="How"
+    ),
+]

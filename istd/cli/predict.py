@@ -15,7 +15,10 @@ from . import options as opt
 def predict(
     run: opt.Run,
     images: Annotated[
-        list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGES...")
+        list[Path],
+        typer.Argument(
+            help="Image files, folders of them, or patterns such as 'in/*.png'.", metavar="IMAGES..."
+        ),
     ],
     out: opt.Out = Path("runs/predict"),
     role: opt.Role = "student",
@@ -23,36 +26,78 @@ def predict(
         float,
         typer.Option("--threshold", min=0.0, max=1.0, help="Probability above which a pixel is target."),
     ] = 0.5,
+    min_area: Annotated[
+        int, typer.Option("--min-area", min=1, help="Leave out targets of fewer pixels.")
+    ] = 1,
+    tile: opt.Tile = 1024,
+    overlap: opt.Overlap = 64,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, help="Images or tiles of one size that go together.")
+    ] = 1,
+    tta: opt.Flips = False,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", help="Also look into folders of folders.")
+    ] = False,
+    save: Annotated[
+        str, typer.Option("--save", help="Pictures to write: masks, overlays, probabilities (16 bit).")
+    ] = "masks,overlays",
+    tables: Annotated[
+        str, typer.Option("--tables", help="Tables of targets to write: csv, json, coco.")
+    ] = "csv,json,coco",
+    skip_existing: Annotated[
+        bool,
+        typer.Option("--skip-existing", help="Go on where an earlier call with the same --out was stopped."),
+    ] = False,
     backbone: Annotated[str, typer.Option("--backbone", help="Refuse a checkpoint of another network.")] = "",
     vfm: Annotated[
         str, typer.Option("--vfm", help="Where the teacher's frozen model lies, if elsewhere now.")
     ] = "",
     device: opt.Device = "auto",
 ) -> None:
-    """Write masks/, overlays/ and targets.csv (image, x, y, area, score) for a folder of images.
+    """Write masks/, overlays/ and tables of targets for images of any size.
 
-    x and y are the centre of a target in pixels, area its pixels, score its highest probability.
+    In targets.csv (image, x, y, area, score), x and y are the centre of a target in pixels, area its pixels,
+    score its highest probability; targets.json adds boxes, targets.coco.json masks. An image that cannot be
+    read is named and left out, and the exit code is then 1.
     """
-    from ..engine import choose_device, find_images, load_detector, predict_images, tune_allocator
+    from ..engine import (
+        PredictOptions,
+        Tiling,
+        choose_device,
+        find_images,
+        load_detector,
+        predict_images,
+        tune_allocator,
+    )
     from ..engine.progress import Bars
 
     console = Console()
     tune_allocator()
     where = choose_device(device)
-    paths = find_images(images)
+    options = PredictOptions(
+        role=role,
+        threshold=threshold,
+        min_area=min_area,
+        tiling=Tiling(tile, overlap, batch_size, tta),
+        pictures=_names(save),
+        tables=_names(tables),
+        skip_existing=skip_existing,
+    )
+    paths = find_images(images, recursive)
     detector = load_detector(run, role=role, device=where, vfm=vfm or None, backbone=backbone or None)
     with Bars(console, "detecting", len(paths)) as bars:
         done = predict_images(
-            detector,
-            paths,
-            out,
-            role=role,
-            threshold=threshold,
-            device=where,
-            progress=lambda count, total: bars.advance(f"detecting {count}/{total}"),
+            detector, paths, out, options, device=where, progress=lambda count, total: bars.set(count)
         )
-    console.print(f"{len(done.targets)} targets in {done.images} images; written to {escape(str(out))}")
+    kept = f" ({done.skipped} were there already)" if done.skipped else ""
+    console.print(
+        f"{done.num_targets} targets in {len(done.answers)} images{kept}; written to {escape(str(out))}"
+    )
     for _, error in done.failures:
         console.print(f"[red]left out[/red] {escape(str(error))}", highlight=False)
     if done.failures:
         raise typer.Exit(1)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())

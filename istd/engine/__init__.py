@@ -4,17 +4,21 @@ from .config import TrainConfig
 from .corpus import Corpus, cluster_images, load_corpus, packed
 from .detector import Detector, load_detector
 from .evaluation import evaluate, probability_maps
-from .prediction import Predictions, find_images, predict_images
+from .image_files import find_images
+from .prediction import Predictions, PredictOptions, predict_images
 from .run_folder import RunFolder, read_lines
 from .runtime import choose_device, tune_allocator, versions
 from .state_file import load_state, save_state
+from .tiling import Tiling
 from .trainer import Trainer
 
 __all__ = [
     "Corpus",
     "Detector",
+    "PredictOptions",
     "Predictions",
     "RunFolder",
+    "Tiling",
     "TrainConfig",
     "Trainer",
     "choose_device",

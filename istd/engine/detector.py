@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigError
 from ..models import (
+    Backbone,
     FrozenVFM,
     TeacherStudent,
     create_model,
@@ -71,6 +74,27 @@ class Detector:
         """Whether there is a teacher besides the student."""
         return isinstance(self.model, TeacherStudent)
 
+    @property
+    def backbone(self) -> Backbone:
+        """The student's network: all that is needed to detect."""
+        model = self.model.student if isinstance(self.model, TeacherStudent) else self.model
+        assert isinstance(model, Backbone)
+        return model
+
+    @property
+    def stride(self) -> int:
+        """Cuts of an image at multiples of it leave the grids of the networks where they were."""
+        patch = (1, 1) if self.vfm is None else self.vfm.patch_size
+        return math.lcm(self.backbone.stride, *patch)
+
+    def fingerprint(self) -> str:
+        """A hash of the weights, and of the frozen model's if there is one."""
+        digest = hashlib.sha256((self.vfm.fingerprint if self.vfm is not None else "").encode())
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def logits(self, image: Tensor, role: str = "student") -> Tensor:
         """Logits [B, 1, H, W] for images, float [B, 1, H, W] in [0, 1]; evaluation mode, no graph."""
         self.model.eval()
@@ -83,8 +107,8 @@ class Detector:
 
     def save_student(self, path: str | Path) -> None:
         """Write the plain backbone: all that is needed to detect."""
-        model = self.model.student if isinstance(self.model, TeacherStudent) else self.model
-        save_state(path, {"header": self.header, "weights": dict(model.state_dict())}, kind="student")
+        weights = dict(self.backbone.state_dict())
+        save_state(path, {"header": self.header, "weights": weights}, kind="student")
 
     def save_teacher(self, path: str | Path) -> None:
         """Write teacher and student; the frozen model's weights are named in the header, not stored."""

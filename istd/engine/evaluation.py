@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..data import ImageSet
 from ..errors import DataError
 from ..metrics import DetectionMetrics, MetricConvention
-
-LogitFunction = Callable[[Tensor], Tensor]
-"""float [B, 1, H, W] in [0, 1] → logits [B, 1, H, W]."""
-
-
-@torch.no_grad()
-def probability_map(predict: LogitFunction, pixels: Tensor) -> Tensor:
-    """Probabilities, float32 [H, W], of one image, uint8 [H, W], at its native size."""
-    return torch.sigmoid(predict(pixels[None, None].float() / 255.0)[0, 0].float())
+from .tiling import LogitFunction, Tiling, probability_maps_of
 
 
 def probability_maps(
@@ -27,11 +18,13 @@ def probability_maps(
     images: ImageSet,
     progress: Callable[[int, int], None] | None = None,
     only: list[int] | None = None,
+    tiling: Tiling | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (number of the image, probabilities float32 [H, W]), one image at a time, at its native size."""
+    tiling = tiling if tiling is not None else Tiling()
     numbers = range(len(images.names)) if only is None else only
     for done, number in enumerate(numbers):
-        yield number, probability_map(predict, images.images.image(number))
+        yield number, probability_maps_of(predict, [images.images.image(number)], tiling)[0]
         if progress is not None:
             progress(done + 1, len(numbers))
 

@@ -74,3 +74,7 @@ class Bars:
     def advance(self, description: str) -> None:
         """Move the main bar by one step."""
         self._progress.update(self._main, advance=1, description=description)
+
+    def set(self, done: int) -> None:
+        """Move the main bar to `done` steps."""
+        self._progress.update(self._main, completed=done)
