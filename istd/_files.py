@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import tempfile
@@ -47,6 +48,13 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         if partial is not None:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
+
+
+def partial_paths(target: str | Path) -> list[Path]:
+    """What killed processes left beside `target` of files that `atomic_path` was writing."""
+    target = Path(target)
+    pattern = f".{glob.escape(target.stem)}.*.partial{glob.escape(target.suffix)}"
+    return sorted(target.parent.glob(pattern))
 
 
 def write_bytes(target: str | Path, data: bytes) -> None:

@@ -19,7 +19,8 @@ MethodOption = Annotated[
     str,
     typer.Option(
         "--method",
-        help="full (trains on masks), pal (labels grown from points) or semantic-prior (with a teacher).",
+        help="full (trains on masks), lesps, pal (labels grown from points) or semantic-prior (with a "
+        "teacher).",
         rich_help_panel="What",
     ),
 ]
@@ -39,7 +40,8 @@ Hypergradient = Annotated[
     str,
     typer.Option(
         "--hypergradient",
-        help="How cluster weights are learned: gauss-newton, unrolled, implicit or off.",
+        help="How cluster weights are learned: gauss-newton, unrolled, implicit, reference (the public "
+        "code's update, for comparison) or off.",
         rich_help_panel="What",
     ),
 ]
@@ -49,6 +51,15 @@ Epochs = Annotated[
         "--epochs",
         min=1,
         help="Passes over the training images; phases scale with it.",
+        rich_help_panel="Budget",
+    ),
+]
+MethodEpochs = Annotated[
+    int | None,
+    typer.Option(
+        "--epochs",
+        min=1,
+        help="Passes over the training images; phases scale with it. Published: 300, lesps 400 (default).",
         rich_help_panel="Budget",
     ),
 ]

@@ -23,7 +23,7 @@ def train(
     backbone: opt.Backbone = "mlclnet",
     vfm: opt.Vfm = DEFAULT_VFM,
     hypergradient: opt.Hypergradient = "gauss-newton",
-    epochs: opt.Epochs = 300,
+    epochs: opt.MethodEpochs = None,
     crop: opt.Crop = 256,
     batch_size: opt.BatchSize = 16,
     seed: opt.Seed = 0,
@@ -60,11 +60,11 @@ def train(
         "backbone": backbone,
         "vfm": vfm,
         "hypergradient": hypergradient,
-        "epochs": epochs,
         "crop": crop,
         "batch_size": batch_size,
         "seed": seed,
         "device": device,
+        **({} if epochs is None else {"epochs": epochs}),
         **_parse_settings(settings or [], TrainConfig),
     }
     tuned = tune_allocator()
@@ -125,9 +125,11 @@ def _parse_settings(settings: list[str], config: Any) -> dict[str, Any]:
 
 
 def _list_settings(console: Console, config: Any) -> None:
-    from ..engine.config import setting_choices
+    from ..engine.config import setting_choices, setting_is_optional
 
     for item in dataclasses.fields(config):
         default = "required" if item.default is dataclasses.MISSING else item.default
+        if default is None and not setting_is_optional(item.name):
+            default = "the method's own"
         choices = " | ".join(map(str, setting_choices(item.name))) or str(item.type)
         console.print(f"[bold]{item.name}[/bold] = {default}  [dim]{escape(choices)}[/dim]")

@@ -1,13 +1,19 @@
-"""What the losses get to see: images, frozen features, labels and clusters."""
+"""What the losses get to see, in streams that can be had again: images, frozen features, labels, clusters."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
-from ..data import Batch
-from ..models import FrozenVFM
+from ..data import Batch, CropLoader, ImageSet
+from ..ragged import RaggedImages
+from .config import TrainConfig
+
+Features: TypeAlias = Callable[[Batch], Tensor | None]
+"""The frozen model's hidden maps of a batch of crops, float [B, K, d, h', w'], or None without one."""
 
 
 class TrainBatch(NamedTuple):
@@ -26,11 +32,47 @@ class TrainBatch(NamedTuple):
     cluster: Tensor
 
 
-def prepare(batch: Batch, clusters: Tensor, vfm: FrozenVFM | None) -> TrainBatch:
-    """Turn a batch of crops into what the losses take; the frozen features are computed here, once."""
-    return TrainBatch(
-        image=batch.image,
-        maps=None if vfm is None else vfm(batch.image),
-        label=batch.label,
-        cluster=clusters[batch.index],
+@dataclass(frozen=True)
+class Stream:
+    """Batch after batch of one split.
+
+    Attributes:
+        loader: cuts the crops.
+        clusters: int64 [number of images], the cluster of each image of the split.
+        features: the frozen maps of the crops, computed (or looked up) once a batch.
+    """
+
+    loader: CropLoader
+    clusters: Tensor
+    features: Features
+
+    def batch(self, step: int) -> TrainBatch:
+        """Batch number `step`, counted on over the loader's epochs, however long those are."""
+        crops = self.loader.batch(*divmod(step, self.loader.steps_per_epoch))
+        return TrainBatch(crops.image, self.features(crops), crops.label, self.clusters[crops.index])
+
+
+def open_stream(
+    name: str,
+    config: TrainConfig,
+    images: ImageSet,
+    labels: RaggedImages,
+    pool: list[int] | None,
+    clusters: Tensor,
+    features: Features,
+    align: int = 1,
+) -> Stream:
+    """The stream `name` of a split, as `config` wants its crops; `pool` restricts it to some images."""
+    loader = CropLoader(
+        images,
+        labels,
+        indices=pool,
+        crop=config.crop,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        stream=name,
+        augment=config.augment,
+        target_fraction=config.target_fraction,
+        align=align,
     )
+    return Stream(loader, clusters, features)

@@ -11,26 +11,31 @@ from typing import Any, Literal, get_args
 
 from ..errors import ConfigError
 from ..models import DEFAULT_VFM, list_models
+from .presets import DEEP_SUPERVISION, METHOD_PRESETS, method_preset, scaled_interval
 
-MethodName = Literal["full", "pal", "semantic-prior"]
-HypergradientName = Literal["off", "gauss-newton", "unrolled", "implicit"]
+MethodName = Literal["full", "lesps", "pal", "semantic-prior"]
+HypergradientName = Literal["off", "gauss-newton", "unrolled", "implicit", "reference"]
 CouplingName = Literal["shared", "separate"]
 ModulationName = Literal["head", "cascade"]
-InitName = Literal["contrast", "canny"]
-LossName = Literal["bce", "bce-iou", "hard-bce"]
+InitName = Literal["contrast", "canny", "points"]
+LossName = Literal["bce", "bce-iou", "hard-bce", "focal"]
 SelectionName = Literal["auto", "val-masks", "val-labels", "last"]
 LockName = Literal["points", "saturated"]
 
-#: The loss each method trains on unless told otherwise: PAL's own for `pal`, the paper's BCE with the
-#: soft-IoU term that lets it start quickly for the others.
-METHOD_LOSS: dict[str, LossName] = {"full": "bce-iou", "pal": "hard-bce", "semantic-prior": "bce-iou"}
-
-REFERENCE_EPOCHS = 300
-"""The length of the published schedule; intervals counted in epochs shrink with shorter runs."""
-
+_PRESET: Any = None
+"""The default of a field whose value is the method's own (`presets.py`); a configuration never keeps it."""
 
 _POSITIVE = frozenset(
     {"lr", "outer_lr", "clusters", "vfm_layers", "evolve_every", "outer_every", "eval_every"}
+)
+_FRACTIONS = (
+    "target_fraction",
+    "evolve_start",
+    "mine_until",
+    "val_fraction",
+    "contrast_fraction",
+    "label_decay",
+    "lr_factor",
 )
 
 
@@ -38,8 +43,19 @@ _POSITIVE = frozenset(
 class TrainConfig:
     """One training run.
 
-    Lengths of phases are fractions of `epochs`, so that a short run is the published schedule in small.
-    `None` means "derive it"; the derived value is a property and is written to the results.
+    Lengths of phases are fractions of `epochs`, so that a short run is the published schedule in small. What
+    is left open takes the method's preset when the configuration is made (`dataclasses.replace` with another
+    method keeps the values there are). Elsewhere `None` means "derive it"; the derived value is a property.
+
+    Some that do not speak for themselves:
+        vfm_cache: "full-image" cuts the crops' hidden maps out of those of their whole images, which are kept
+            on the disk in at most `vfm_cache_gb` GiB: faster, and an approximation (`features.py`).
+        lr_milestones: fractions of the run after which `lr_schedule="step"` multiplies by `lr_factor`.
+        deep_supervision: how losses of several heads are joined; "auto" is the backbone's own way.
+        evolve_start: fraction of the run before which labels stay as they are.
+        evolve_loss: labels evolve only once the mean loss of an epoch was below it; 0 asks for nothing.
+        label_meet, label_rise, label_decay, lock: see `istd.labels.EvolutionSettings`. With
+            `lock="saturated"` labels are also rounded to 8 bits whenever they evolve, as in the reference.
     """
 
     # What to train, on what.
@@ -48,27 +64,33 @@ class TrainConfig:
     backbone: str = "mlclnet"
     vfm: str = DEFAULT_VFM
     vfm_layers: int | None = None
+    vfm_cache: Literal["off", "full-image"] = "off"
+    vfm_cache_gb: float = 8.0
     hypergradient: HypergradientName = "gauss-newton"
     coupling: CouplingName = "shared"
     modulation: ModulationName = "head"
     modulation_scale: float | None = None
 
     # Schedule and optimisation.
-    epochs: int = REFERENCE_EPOCHS
+    epochs: int = _PRESET
     crop: int = 256
     batch_size: int = 16
     seed: int = 0
-    lr: float = 1e-3
-    weight_decay: float = 1e-2
-    lr_schedule: Literal["constant", "cosine"] = "constant"
-    loss: LossName | None = None
+    optimizer: Literal["adamw", "adam"] = _PRESET
+    lr: float = _PRESET
+    weight_decay: float = _PRESET
+    lr_schedule: Literal["constant", "cosine", "step"] = _PRESET
+    lr_milestones: tuple[float, ...] = (0.5, 0.75)
+    lr_factor: float = 0.1
+    loss: LossName = _PRESET
+    deep_supervision: Literal["auto", "mean", "sum"] = "auto"
     target_fraction: float = 0.5
     prior: float | None = 0.01
     augment: bool = True
 
     # The bilevel problem.
     clusters: int | None = None
-    outer_lr: float = 1e-2
+    outer_lr: float = _PRESET
     outer_every: int | None = None
     outer_steps: int = 4
     unroll_steps: int = 1
@@ -78,10 +100,14 @@ class TrainConfig:
     gate_l1: float = 0.005
 
     # Labels.
-    label_init: InitName = "contrast"
+    label_init: InitName = _PRESET
     contrast_fraction: float = 0.3
     lock: LockName = "points"
-    evolve_start: float = 0.2
+    label_decay: float = _PRESET
+    label_meet: Literal["core", "label"] = _PRESET
+    label_rise: Literal["average", "raise"] = "average"
+    evolve_start: float = _PRESET
+    evolve_loss: float = _PRESET
     evolve_every: int | None = None
     mine_until: float = 0.8
 
@@ -93,6 +119,7 @@ class TrainConfig:
     checkpoint_seconds: float = 300.0
 
     def __post_init__(self) -> None:
+        self._fill_in()
         for item in dataclasses.fields(self):
             choices = _literal_choices(_HINTS[item.name])
             value = getattr(self, item.name)
@@ -104,7 +131,7 @@ class TrainConfig:
                 )
             if not choices:
                 _check_type(item.name, value, _HINTS[item.name])
-        if self.coupling == "separate" and self.student_weight == 0:
+        if self.coupling == "separate" and self.student_weight == 0 and self.hypergradient != "reference":
             raise ConfigError(
                 "nothing would train the student",
                 found="coupling=separate with student_weight=0",
@@ -127,7 +154,7 @@ class TrainConfig:
                     found=getattr(self, name),
                     expected=f"at least {low}",
                 )
-        for name in ("target_fraction", "evolve_start", "mine_until", "val_fraction", "contrast_fraction"):
+        for name in _FRACTIONS:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(
                     f"--{name.replace('_', '-')} is a fraction", found=getattr(self, name), expected="0 to 1"
@@ -139,20 +166,29 @@ class TrainConfig:
                 expected="at least 2 with --method semantic-prior",
             )
 
+    def _fill_in(self) -> None:
+        """Give open fields the method's values; a wrong method is named by the check that follows."""
+        if self.method in METHOD_PRESETS:
+            for name, value in method_preset(self.method, self.hypergradient).items():
+                if getattr(self, name) is None:
+                    object.__setattr__(self, name, value)
+
     @property
-    def loss_name(self) -> LossName:
-        """The task loss: the one asked for, or the method's own."""
-        return self.loss or METHOD_LOSS[self.method]
+    def over_outputs(self) -> Literal["mean", "sum"]:
+        """How the losses of several heads are joined."""
+        if self.deep_supervision != "auto":
+            return self.deep_supervision
+        return "sum" if DEEP_SUPERVISION.get(self.backbone) == "sum" else "mean"
 
     @property
     def evolve_interval(self) -> int:
-        """Epochs between label evolutions: 5 of 300 as published, fewer in shorter runs."""
-        return self.evolve_every or _scaled(5, self.epochs)
+        """Epochs between label evolutions: 5 as published, fewer in shorter runs."""
+        return self.evolve_every or scaled_interval(self.method, self.epochs)
 
     @property
     def outer_interval(self) -> int:
-        """Epochs between visits of the outer problem: 5 of 300 as published, fewer in shorter runs."""
-        return self.outer_every or _scaled(5, self.epochs)
+        """Epochs between visits of the outer problem: 5 as published, fewer in shorter runs."""
+        return self.outer_every or scaled_interval(self.method, self.epochs)
 
     @property
     def eval_interval(self) -> int:
@@ -174,7 +210,10 @@ class TrainConfig:
                 found=", ".join(unknown),
                 fix="use the version that wrote it, or start a new run",
             )
-        return cls(**values)
+        # JSON knows lists, not tuples.
+        return cls(
+            **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        )
 
 
 def setting_choices(name: str) -> tuple[Any, ...]:
@@ -182,11 +221,21 @@ def setting_choices(name: str) -> tuple[Any, ...]:
     return _literal_choices(_HINTS[name])
 
 
+def setting_is_optional(name: str) -> bool:
+    """Whether a field may be none."""
+    return _optional(_HINTS[name])
+
+
 def parse_setting(name: str, text: str) -> Any:
     """The value of a field as a person types it: numbers, true and false, none where allowed, text."""
     hint, word = _HINTS[name], text.strip().lower()
     if word in ("none", "null") and _optional(hint):
         return None
+    if _is_tuple(hint):
+        try:
+            return tuple(float(part) for part in text.split(",") if part.strip())
+        except ValueError:
+            return text
     kinds = typing.get_args(hint) or (hint,)
     if bool in kinds and word in ("true", "false", "yes", "no", "1", "0"):
         return word in ("true", "yes", "1")
@@ -201,6 +250,14 @@ def parse_setting(name: str, text: str) -> Any:
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
     """Refuse a value of another type than the field's, and numbers that make no sense anywhere."""
+    if _is_tuple(hint):
+        if not isinstance(value, tuple) or not all(
+            isinstance(part, int | float) and 0 <= part <= 1 for part in value
+        ):
+            raise ConfigError(
+                f"--set {name} is a list of fractions", found=repr(value), expected="such as 0.5,0.75"
+            )
+        return
     kinds = typing.get_args(hint) or (hint,)
     fits = type(value) in kinds or (type(value) is int and float in kinds)
     if not fits:
@@ -216,8 +273,8 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
             )
 
 
-def _scaled(interval: int, epochs: int) -> int:
-    return max(1, round(interval * epochs / REFERENCE_EPOCHS))
+def _is_tuple(hint: Any) -> bool:
+    return typing.get_origin(hint) is tuple
 
 
 def _optional(hint: Any) -> bool:

@@ -110,12 +110,22 @@ def cluster_images(
     images: ImageSet, count: int | None, seed: int, progress: Progress | None = None
 ) -> Clusters:
     """Describe and cluster training images; nothing of other splits is looked at."""
+    rows = np.stack(_describe(images, progress))
+    return fit_clusters(rows, num_clusters=count, seed=derive_seed(seed, "clusters") % 2**31)
+
+
+def assign_clusters(found: Clusters, images: ImageSet, progress: Progress | None = None) -> np.ndarray:
+    """The nearest cluster of images that the clusters were not fitted on, int64 [N]."""
+    return found.predict(np.stack(_describe(images, progress)))
+
+
+def _describe(images: ImageSet, progress: Progress | None) -> list[np.ndarray]:
     rows = []
     for number in range(len(images.names)):
         rows.append(describe(images.images.image(number).cpu().numpy()))
         if progress is not None:
             progress("describing images", number + 1, len(images.names))
-    return fit_clusters(np.stack(rows), num_clusters=count, seed=derive_seed(seed, "clusters") % 2**31)
+    return rows
 
 
 def packed(path: str | Path, progress: Progress | None = None) -> Dataset:

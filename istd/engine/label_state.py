@@ -15,10 +15,12 @@ from ..labels import (
     LabelStore,
     MiningSettings,
     evolve,
+    from_uint8,
     initialize,
     is_selected,
     merge_with_points,
     missed_bound,
+    to_uint8,
 )
 from ..ragged import RaggedImages
 from .config import TrainConfig
@@ -119,7 +121,9 @@ def update_labels(
 
     Sources: LESPS (evolution), PAL (mining from the waiting images until `mine_until` of the epochs).
     """
-    settings = EvolutionSettings(lock=config.lock)
+    settings = EvolutionSettings(
+        lock=config.lock, decay=config.label_decay, meet=config.label_meet, rise=config.label_rise
+    )
     changes: dict[str, np.ndarray] = {}
     splits = (
         (corpus.train, state.train, state.pool_indices, "evolving training labels"),
@@ -130,6 +134,9 @@ def update_labels(
         for number, probability in probability_maps(predict, images, report, only=numbers):
             before = labels.image(number).cpu().numpy()
             after = evolve(probability.cpu().numpy(), before, images.points[number], settings)
+            if config.lock == "saturated":
+                # The lock is on what reads 255 in 8 bits, so labels are kept as those would keep them.
+                after = from_uint8(to_uint8(after)).astype(np.float32)
             if not np.array_equal(before, after):
                 labels.set_image(number, after)
                 changes[images.names[number]] = after

@@ -14,6 +14,7 @@ class Position:
         losses: losses of the epoch's steps so far.
         noted: what the epoch's line in the log has so far.
         best_score, best_epoch: of the selected model; -1 before the first evaluation.
+        evolving_since: the first epoch after a loss low enough for labels to evolve; -1 until then.
         label_version: of the label store; -1 without one.
         log_lines: lines of the log that belong to what is done.
         seconds: time spent training so far.
@@ -25,6 +26,7 @@ class Position:
     noted: dict[str, float] = field(default_factory=dict)
     best_score: float = -1.0
     best_epoch: int = -1
+    evolving_since: int = -1
     label_version: int = -1
     log_lines: int = 0
     seconds: float = 0.0

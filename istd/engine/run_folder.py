@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from .._files import atomic_path, write_json, write_text
+from .._files import atomic_path, partial_paths, write_json, write_text
 from ..errors import CheckpointError, WriteError
 from .config import TrainConfig
 
@@ -66,6 +67,7 @@ class RunFolder:
         lock.write(str(os.getpid()))
         lock.flush()
         self._lock = lock
+        self._remove_partial_files()
 
     def release(self) -> None:
         """Give the folder back."""
@@ -75,10 +77,21 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove the files of the run that lies here, the configuration last; other files stay."""
+        for path in self._files():
+            path.unlink(missing_ok=True)
+
+    def _files(self) -> tuple[Path, ...]:
+        """All files of a run, the configuration last."""
         files = (self.log, self.labels, self.checkpoint, self.student, self.teacher, self.results)
         pictures = (self.per_image, self.curves, self.overlays, self.gallery)
-        for path in (*files, *pictures, self.config):
-            path.unlink(missing_ok=True)
+        return (*files, *pictures, self.config)
+
+    def _remove_partial_files(self) -> None:
+        """Remove what a killed process was writing. Only for the owner of the folder: nobody else writes."""
+        for path in self._files():
+            for partial in partial_paths(path):
+                with contextlib.suppress(OSError):
+                    partial.unlink(missing_ok=True)
 
     def check_free(self) -> None:
         """Raise `CheckpointError` if there is a run here already."""

@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from ..data import Batch, CropLoader, ImageSet
 from ..errors import CheckpointError, ConfigError
 from ..metrics import MetricConvention
 from ..models import TeacherStudent
 from ..ragged import RaggedImages
-from .batches import TrainBatch, prepare
+from .batches import Stream, open_stream
 from .config import TrainConfig
-from .corpus import Corpus, cluster_images, load_corpus
+from .corpus import Corpus, assign_clusters, cluster_images, load_corpus
 from .detector import Detector, build_model, build_vfm, make_header
 from .evaluation import evaluate
-from .label_state import LabelState, label_quality, resume_labels, start_labels, update_labels
-from .methods import Full, Method, Pal, SemanticPrior
+from .features import open_features
+from .label_state import LabelState, resume_labels, start_labels, update_labels
+from .label_watch import LabelWatch
+from .methods import Full, Lesps, Method, Pal, SemanticPrior
 from .position import Position
 from .progress import Bars
 from .results import TrainedRun, finish_run
 from .run_folder import JsonLines, RunFolder
 from .runtime import choose_device, deterministic
-from .schedule import learning_rate
+from .schedule import evolves, learning_rate, may_evolve
 from .seeding import seed_torch
 from .selection import selection_images, selection_rule
 from .state_file import load_state, save_state
@@ -134,19 +136,15 @@ class Trainer:
             raise ConfigError(
                 "full supervision needs masks",
                 found=f"training images without masks in {config.data}",
-                fix="use --method pal or semantic-prior, which train from points",
+                fix="use --method lesps, pal or semantic-prior, which train from points",
             )
         self.selection = selection_rule(config, self.corpus)
         self.vfm = build_vfm(config, self.device)
         seed_torch(config.seed, "model")
         model = build_model(config, self.vfm, self.corpus.mean, self.corpus.std).to(self.device)
-        self.clusters = torch.zeros(len(self.corpus.train.names), dtype=torch.int64, device=self.device)
-        count = 1
-        if config.method == "semantic-prior":
-            found = cluster_images(self.corpus.train, config.clusters, config.seed, bars)
-            self.clusters = torch.as_tensor(found.assignment, dtype=torch.int64, device=self.device)
-            count = found.num_clusters
-        self.method: Method = self._method(model, count)
+        self.features = open_features(config, self.vfm, self.corpus, bars)
+        self.method: Method = self._method(model, self._cluster(bars))
+        self.watch = LabelWatch(self.corpus)
         self.vfm_fingerprint = None if self.vfm is None else self.vfm.fingerprint
         header = make_header(config, self.vfm, self.corpus.mean, self.corpus.std)
         self.detector = Detector(model, self.vfm, header)
@@ -163,10 +161,32 @@ class Trainer:
             self.labels = start_labels(self.folder.labels, self.corpus, self.config, self.device)
             self.position.label_version = self.labels.store.latest
 
+    def _cluster(self, bars: Bars) -> int:
+        """Give every image its cluster; how many there are.
+
+        Validation images need one only in the compatibility mode, which weighs the outer loss too.
+        """
+        config, corpus = self.config, self.corpus
+        self.clusters = {
+            name: torch.zeros(len(split), dtype=torch.int64, device=self.device)
+            for name, split in (("train", corpus.train), ("val", corpus.val))
+        }
+        if config.method != "semantic-prior":
+            return 1
+        found = cluster_images(corpus.train, config.clusters, config.seed, bars)
+        self.clusters["train"] = torch.as_tensor(found.assignment, device=self.device)
+        if config.hypergradient == "reference":
+            self.clusters["val"] = torch.as_tensor(
+                assign_clusters(found, corpus.val, bars), device=self.device
+            )
+        return found.num_clusters
+
     def _method(self, model: torch.nn.Module, num_clusters: int) -> Method:
         match self.config.method:
             case "full":
                 return Full(self.config, model)
+            case "lesps":
+                return Lesps(self.config, model)
             case "pal":
                 return Pal(self.config, model)
             case _:
@@ -184,17 +204,15 @@ class Trainer:
         began = time.monotonic()
         epoch = position.epoch
         record: dict[str, Any] = {"event": "epoch", "epoch": epoch}
-        if position.step == 0 and self._evolves(epoch):
+        if position.step == 0 and self.labels is not None and evolves(config, epoch, position.evolving_since):
             position.noted = self._evolve(bars)
         record.update(position.noted)
-        loader = self._loader("train", self._train_labels(), self._pool())
+        stream = self._stream("train", "train", self._train_labels(), self._pool())
         count = self.steps_per_epoch()
         for step in range(position.step, count):
             seed_torch(config.seed, "step", epoch, step)
             self.method.set_lr(learning_rate(config, epoch + step / count))
-            position.losses.append(
-                self.method.train_step(self._prepare(_batch(loader, epoch * count + step)))
-            )
+            position.losses.append(self.method.train_step(stream.batch(epoch * count + step)))
             self._check_loss(position.losses[-1])
             position.step = step + 1
             bars.advance(f"epoch {epoch + 1}/{config.epochs}  loss {position.losses[-1]:.4f}")
@@ -206,7 +224,7 @@ class Trainer:
         if self.method.has_outer_problem and epoch % config.outer_interval == 0:
             record.update(self._visit_outer(bars))
         record.update(self.method.report())
-        record.update(self._label_record())
+        record.update(self.watch.record(self.labels))
         if (epoch + 1) % config.eval_interval == 0 or epoch + 1 == config.epochs:
             record.update(self._evaluate(bars))
         record["seconds"] = round(time.monotonic() - began, 3)
@@ -215,6 +233,8 @@ class Trainer:
     def _finish_epoch(self, record: dict[str, Any], offset: float) -> None:
         position = self.position
         self.log.append(record)
+        if position.evolving_since < 0 and may_evolve(self.config, record["loss"]):
+            position.evolving_since = position.epoch + 1
         position.epoch, position.step = position.epoch + 1, 0
         position.losses, position.noted = [], {}
         position.log_lines = self.log.count
@@ -230,30 +250,17 @@ class Trainer:
         )
 
     def _visit_outer(self, bars: Bars) -> dict[str, float]:
-        config, epoch = self.config, self.position.epoch
+        config, first = self.config, self.position.epoch * self.config.outer_steps
         assert self.labels is not None
-        train = self._loader("outer-train", self.labels.train, self._pool())
-        val = self._loader("outer-val", self.labels.val, None, split=self.corpus.val)
+        train = self._stream("outer-train", "train", self.labels.train, self._pool())
+        val = self._stream("outer-val", "val", self.labels.val, None)
         infos = []
         for step in range(config.outer_steps):
-            seed_torch(config.seed, "outer", epoch, step)
-            # Clusters are of training images; the outer loss is unweighted, so validation needs none.
-            held_out = prepare(
-                _batch(val, epoch * config.outer_steps + step),
-                torch.zeros(len(self.corpus.val.names), dtype=torch.int64, device=self.device),
-                self.vfm,
-            )
-            infos.append(
-                self.method.outer_step(
-                    self._prepare(_batch(train, epoch * config.outer_steps + step)), held_out
-                )
-            )
+            seed_torch(config.seed, "outer", self.position.epoch, step)
+            held_out = val.batch(first + step)
+            infos.append(self.method.outer_step(train.batch(first + step), held_out))
             bars("outer steps", step + 1, config.outer_steps)
         return {key: math.fsum(info[key] for info in infos) / len(infos) for key in infos[0]}
-
-    def _evolves(self, epoch: int) -> bool:
-        first = self.config.evolve_start * self.config.epochs
-        return self.labels is not None and epoch > first and epoch % self.config.evolve_interval == 0
 
     def _evolve(self, bars: Bars) -> dict[str, float]:
         assert self.labels is not None
@@ -269,24 +276,28 @@ class Trainer:
         return changed
 
     def _evaluate(self, bars: Bars) -> dict[str, float]:
+        """Validate, and keep the weights if the student, which is what is deployed, is better than before."""
         position = self.position
         values: dict[str, float] = {}
         if self.selection == "last":
             score = float(position.epoch)
         else:
-            values, _ = evaluate(
-                self.detector.logits,
-                self.selection_images,
-                self.convention,
-                lambda done, total: bars("validation", done, total),
-            )
-            score = values["iou"]
+            roles = ("student", "teacher") if self.detector.has_teacher else ("student",)
+            for role in roles:
+                found, _ = evaluate(
+                    partial(self.detector.logits, role=role),
+                    self.selection_images,
+                    self.convention,
+                    partial(bars, f"validation, {role}"),
+                )
+                values.update({f"val_{role}_{key}": value for key, value in found.items()})
+            score = values["val_student_iou"]
         if score > position.best_score:
             position.best_score, position.best_epoch = score, position.epoch
             self.detector.save_student(self.folder.student)
             if self.detector.has_teacher:
                 self.detector.save_teacher(self.folder.teacher)
-        return {f"val_student_{key}": value for key, value in values.items()}
+        return values
 
     # -- pieces -----------------------------------------------------------------------------------------
 
@@ -299,38 +310,18 @@ class Trainer:
     def _pool(self) -> list[int] | None:
         return None if self.labels is None else self.labels.pool_indices
 
-    def _loader(
-        self, stream: str, labels: RaggedImages, indices: list[int] | None, split: ImageSet | None = None
-    ) -> CropLoader:
-        config = self.config
-        return CropLoader(
-            self.corpus.train if split is None else split,
+    def _stream(self, name: str, split: str, labels: RaggedImages, pool: list[int] | None) -> Stream:
+        source, training = self.features, split == "train"
+        return open_stream(
+            name,
+            self.config,
+            self.corpus.train if training else self.corpus.val,
             labels,
-            indices=indices,
-            crop=config.crop,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            stream=stream,
-            augment=config.augment,
-            target_fraction=config.target_fraction,
+            pool,
+            self.clusters[split],
+            source.train if training else source.val,
+            source.align,
         )
-
-    def _prepare(self, batch: Batch) -> TrainBatch:
-        return prepare(batch, self.clusters, self.vfm)
-
-    def _label_record(self) -> dict[str, float]:
-        if self.labels is None:
-            return {}
-        pool = self.labels.pool_indices
-        record = {"pool_fraction": len(pool) / len(self.labels.pool)}
-        for name, labels, images, only in (
-            ("label_iou_train", self.labels.train, self.corpus.train, pool),
-            ("label_iou_val", self.labels.val, self.corpus.val, None),
-        ):
-            quality = label_quality(labels, images, only)
-            if quality is not None:
-                record[name] = quality
-        return record
 
     def _check_loss(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -379,7 +370,7 @@ class Trainer:
                 fix="put the images, splits and weights back as they were, or start a new run",
             )
         # Kept, not fitted again: another version of a library may number the same clusters otherwise.
-        self.clusters = state["clusters"].to(self.device)
+        self.clusters = {name: part.to(self.device) for name, part in state["clusters"].items()}
         self.position = Position(**state["position"])
         self.method.load_state_dict(state["method"])
         if self.method.supervision == "points":
@@ -392,8 +383,3 @@ class Trainer:
             self.labels = resume_labels(
                 self.folder.labels, self.position.label_version, self.corpus, self.device
             )
-
-
-def _batch(loader: CropLoader, step: int) -> Batch:
-    """Batch number `step` of a stream that runs on over the loader's epochs, however long those are."""
-    return loader.batch(*divmod(step, loader.steps_per_epoch))

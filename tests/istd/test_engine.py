@@ -12,10 +12,10 @@ import torch
 
 from istd.data import SyntheticDataset, load_names, pack
 from istd.engine import RunFolder, TrainConfig, cluster_images, evaluate, load_corpus, packed, read_lines
-from istd.engine.label_state import start_labels
+from istd.engine.label_state import start_labels, update_labels
 from istd.engine.position import Position
 from istd.engine.run_folder import JsonLines
-from istd.engine.schedule import learning_rate
+from istd.engine.schedule import evolves, learning_rate, may_evolve
 from istd.engine.seeding import derive_seed, seed_torch
 from istd.engine.selection import selection_images, selection_rule
 from istd.errors import CheckpointError, ConfigError, DataError
@@ -137,6 +137,7 @@ def test_clusters_see_training_images_only_and_repeat(tmp_path):
         ({"coupling": "separate", "student_weight": 0.0}, "train the student"),
         ({"lr": "abc"}, "wrong type"),
         ({"coupling": None}, "--coupling"),
+        ({"lr_milestones": (0.5, 2.0)}, "list of fractions"),
     ],
 )
 def test_impossible_configurations_are_refused(changes, message):
@@ -145,7 +146,7 @@ def test_impossible_configurations_are_refused(changes, message):
 
 
 def test_a_configuration_survives_json():
-    config = TrainConfig(data="x", prior=None, clusters=7, lr=3e-4)
+    config = TrainConfig(data="x", method="lesps", prior=None, clusters=7, lr_milestones=(0.25,))
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     with pytest.raises(ConfigError, match="warp"):
         TrainConfig.from_dict({**config.to_dict(), "warp": 9})
@@ -163,6 +164,52 @@ def test_learning_rates():
     cosine = replace(constant, lr_schedule="cosine")
     assert learning_rate(constant, 7.3) == 0.5
     assert [learning_rate(cosine, epoch) for epoch in (0, 5, 10)] == pytest.approx([0.5, 0.25, 0.0])
+    lesps = TrainConfig(data="x", method="lesps")
+    rates = [learning_rate(lesps, epoch) for epoch in (0, 199.9, 200, 299.9, 300, 399)]
+    assert rates == pytest.approx([5e-4, 5e-4, 5e-5, 5e-5, 5e-6, 5e-6])
+
+
+def test_presets_are_the_papers_and_can_be_overridden():
+    published = {
+        "full": (300, "adamw", 1e-3, 1e-2, "bce-iou", "contrast", 0.2, 0.0, 0.97),
+        "lesps": (400, "adam", 5e-4, 0.0, "focal", "points", 0.0, 10.0, 1.0),
+        "pal": (300, "adamw", 1e-3, 1e-2, "hard-bce", "contrast", 0.2, 0.0, 0.97),
+        "semantic-prior": (300, "adamw", 1e-3, 1e-2, "bce-iou", "contrast", 0.2, 0.0, 0.97),
+    }
+    names = ["epochs", "optimizer", "lr", "weight_decay", "loss", "label_init"]
+    names += ["evolve_start", "evolve_loss", "label_decay"]
+    for method, values in published.items():
+        made = TrainConfig(data="x", method=method)
+        assert tuple(getattr(made, name) for name in names) == values
+        assert (made.evolve_interval, made.mine_until) == (5, 0.8)
+    other = TrainConfig(data="x", method="lesps", **dict(zip(names, published["pal"], strict=True)))
+    assert tuple(getattr(other, name) for name in names) == published["pal"]
+    assert TrainConfig(data="x").outer_lr == 1e-2
+    assert TrainConfig(data="x", hypergradient="reference").outer_lr == 1e-3
+
+
+def test_labels_evolve_by_interval_or_when_the_loss_is_low():
+    pal = TrainConfig(data="x", method="pal", epochs=20, evolve_every=4)
+    assert may_evolve(pal, 99.0)
+    assert [epoch for epoch in range(20) if evolves(pal, epoch, since=1)] == [8, 12, 16]
+    lesps = TrainConfig(data="x", method="lesps", epochs=20, evolve_every=5)
+    assert (may_evolve(lesps, 10.0), may_evolve(lesps, 9.9)) == (False, True)
+    assert not any(evolves(lesps, epoch, since=-1) for epoch in range(20))
+    assert [epoch for epoch in range(3, 20) if evolves(lesps, epoch, since=3)] == [3, 5, 10, 15]
+
+
+def test_saturated_labels_are_kept_as_eight_bits_keep_them(tmp_path):
+    config = TrainConfig(data=str(write_folder(tmp_path / "data")), method="pal", lock="saturated")
+    corpus = load_corpus(config, CPU)
+    state = start_labels(tmp_path / "labels.h5", corpus, config, CPU)
+    first = [state.train.image(number).clone() for number in state.pool_indices]
+    # A sure prediction everywhere lifts labels to 255 of 255; an empty one then leaves those alone.
+    for epoch, logit in enumerate((9.0,) * 10 + (-20.0,) * 10):
+        update_labels(state, corpus, config, 70 + epoch, lambda image, logit=logit: image * 0 + logit)
+    for number, before in zip(state.pool_indices, first, strict=True):
+        after = state.train.image(number)
+        assert torch.equal(after, torch.round(after * 255) / 255)
+        assert int((after == 1).sum()) >= int((before == 1).sum())
 
 
 def test_seeds_depend_on_the_place_and_nothing_else():

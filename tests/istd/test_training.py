@@ -33,6 +33,11 @@ SMALL = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("ISTD_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "synthetic.h5"
@@ -78,11 +83,13 @@ def assert_same(first, second, where="state"):
     "changes",
     [
         {"method": "full"},
-        {"method": "pal", "label_init": "canny"},
+        {"method": "lesps", "evolve_loss": 1e9},
+        {"method": "pal", "label_init": "canny", "lock": "saturated"},
         {"method": "semantic-prior", "hypergradient": "gauss-newton"},
         {"method": "semantic-prior", "hypergradient": "unrolled", "backbone": "alclnet", "epochs": 2},
         {"method": "semantic-prior", "hypergradient": "implicit", "coupling": "separate", "epochs": 2},
         {"method": "semantic-prior", "hypergradient": "off", "vfm": "none", "epochs": 2},
+        {"method": "semantic-prior", "hypergradient": "reference", "student_weight": 0.0, "epochs": 2},
         {"method": "semantic-prior", "modulation": "cascade", "student_weight": 0.0, "epochs": 2},
     ],
     ids=lambda changes: "-".join(map(str, changes.values())),
@@ -100,7 +107,7 @@ def test_every_method_runs_to_the_end(tmp_path, data, changes):
     for path in (folder.config, folder.results, folder.per_image, folder.student, *pictures):
         assert path.stat().st_size > 0, path
     assert len(list(read_lines(folder.log))) == results["config"]["epochs"]
-    if changes.get("hypergradient") in ("gauss-newton", "unrolled", "implicit"):
+    if changes.get("hypergradient") in ("gauss-newton", "unrolled", "implicit", "reference"):
         outer = [line for line in read_lines(folder.log) if "hypergradient_norm" in line]
         assert outer
         assert all(line["hypergradient_norm"] > 0 for line in outer)
@@ -208,6 +215,39 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path, data, u
     assert_same(fingerprint(tmp_path / "run"), uninterrupted)
 
 
+def test_what_a_killed_process_was_writing_is_removed(tmp_path, data):
+    folder = RunFolder(tmp_path / "run")
+    Trainer(config(data, epochs=1, method="full"), folder.root).fit()
+    stale = [
+        folder.root / ".labels.x1y2.partial.h5",
+        folder.checkpoint.with_name(".last.z.partial.safetensors"),
+    ]
+    kept = folder.root / ".mine.partial.h5"
+    for path in (*stale, kept):
+        path.write_bytes(b"half a file")
+    Trainer(None, folder.root, resume=True).fit()
+    assert not any(path.exists() for path in stale)
+    assert kept.exists()
+
+
+def test_the_teacher_is_validated_beside_the_student(tmp_path, data):
+    Trainer(config(data, epochs=2, hypergradient="off"), tmp_path / "run").fit()
+    lines = [line for line in read_lines(RunFolder(tmp_path / "run").log) if "val_student_iou" in line]
+    assert lines
+    assert all(0.0 <= line["val_teacher_iou"] <= 1.0 for line in lines)
+
+
+def test_lesps_evolves_once_its_loss_is_low_enough(tmp_path, data):
+    never = config(data, method="lesps", evolve_loss=1e-9, epochs=3)
+    Trainer(never, tmp_path / "never").fit()
+    assert LabelStore.open(RunFolder(tmp_path / "never").labels).latest == 0
+    soon = config(data, method="lesps", evolve_loss=1e9, evolve_every=3, epochs=5)
+    Trainer(soon, tmp_path / "soon").fit()
+    history = LabelStore.open(RunFolder(tmp_path / "soon").labels).history()
+    assert [version.epoch for version in history] == [0, 1, 3]
+    assert history[0].pool_size == len(LabelStore.open(RunFolder(tmp_path / "soon").labels).names)
+
+
 def test_resuming_a_finished_run_changes_nothing(tmp_path, data):
     Trainer(config(data, epochs=2), tmp_path / "run").fit()
     before = fingerprint(tmp_path / "run")
@@ -277,8 +317,11 @@ class Crash(Exception):
 CRASHES = [
     ("full", {}, "JsonLines.append", 2),
     ("pal", {}, "LabelStore.commit", 2),
+    ("lesps", {"evolve_loss": 1e9}, "JsonLines.append", 2),
     ("semantic-prior", {"hypergradient": "unrolled"}, "Detector.save_student", 1),
     ("semantic-prior", {"hypergradient": "implicit"}, "save_state", 3),
+    ("semantic-prior", {"hypergradient": "reference", "lock": "saturated"}, "save_state", 3),
+    ("semantic-prior", {"vfm_cache": "full-image", "hypergradient": "off"}, "LabelStore.commit", 1),
 ]
 
 

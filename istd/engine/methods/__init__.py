@@ -2,7 +2,8 @@
 
 from .base import Method, PlainMethod
 from .full import Full
+from .lesps import Lesps
 from .pal import Pal
 from .semantic_prior import SemanticPrior
 
-__all__ = ["Full", "Method", "Pal", "PlainMethod", "SemanticPrior"]
+__all__ = ["Full", "Lesps", "Method", "Pal", "PlainMethod", "SemanticPrior"]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from ...losses import task_loss
 from ..batches import TrainBatch
 from ..config import TrainConfig
 
@@ -56,18 +57,19 @@ class Method(abc.ABC):
 
 
 class PlainMethod(Method):
-    """A method with one loss and one optimiser: AdamW, as PAL and the paper use it."""
+    """A method with one network, one loss and one optimiser."""
 
     def __init__(self, config: TrainConfig, model: nn.Module) -> None:
         super().__init__(config, model)
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.optimizer = make_optimizer(config, model)
 
-    @abc.abstractmethod
     def loss(self, batch: TrainBatch) -> Tensor:
-        """The loss of a batch, a scalar."""
+        """Mean task loss of the batch over all heads, a scalar."""
+        config = self.config
+        return task_loss(self.model(batch.image), batch.label, config.loss, config.over_outputs).mean()
 
     def train_step(self, batch: TrainBatch) -> float:
-        """Take one AdamW step on `loss`."""
+        """Take one optimiser step on `loss`."""
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(batch)
@@ -88,3 +90,10 @@ class PlainMethod(Method):
         """Go back to a state that `state_dict` gave."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The inner optimiser that `config` names, over everything in `model` that is trained."""
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return kind(trained, lr=config.lr, weight_decay=config.weight_decay)

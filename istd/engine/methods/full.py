@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from torch import Tensor
-
-from ...losses import task_loss
-from ..batches import TrainBatch
 from .base import PlainMethod
 
 
@@ -15,7 +11,3 @@ class Full(PlainMethod):
     """Trains on `batch.label`, which the loop fills from the masks."""
 
     supervision: ClassVar[Literal["masks", "points"]] = "masks"
-
-    def loss(self, batch: TrainBatch) -> Tensor:
-        """Mean task loss of the batch."""
-        return task_loss(self.model(batch.image), batch.label, kind=self.config.loss_name).mean()
