@@ -166,6 +166,10 @@ const KEYS = {
   "Shift+ArrowLeft": () => view.moveCursor(0, -1),
   "Shift+ArrowUp": () => view.moveCursor(-1, 0),
   "Shift+ArrowDown": () => view.moveCursor(1, 0),
+  "Ctrl+ArrowRight": () => view.pan(-1, 0),
+  "Ctrl+ArrowLeft": () => view.pan(1, 0),
+  "Ctrl+ArrowUp": () => view.pan(0, 1),
+  "Ctrl+ArrowDown": () => view.pan(0, -1),
   p: () => view.cursor && add(view.cursor),
   Backspace: () => remove((image().points?.length ?? 0) - 1),
   Delete: () => remove(view.nearest),
@@ -209,9 +213,10 @@ function onKey(event) {
   if (own && /^(Arrow|Page|Home|End)/.test(event.key)) return;
   const letter = event.key.length === 1;
   const key = letter ? event.key.toLowerCase() : event.key;
-  if ((event.ctrlKey || event.metaKey) && key !== "z" && key !== "y") return;
-  const shifted = event.shiftKey && (!letter || key !== event.key) ? `Shift+${key}` : key;
-  const action = KEYS[shifted];
+  const control = event.ctrlKey || event.metaKey;
+  if (control && letter && key !== "z" && key !== "y") return; // the browser's own
+  const shift = event.shiftKey && (!letter || key !== event.key);
+  const action = KEYS[`${control && !letter ? "Ctrl+" : ""}${shift ? "Shift+" : ""}${key}`];
   if (!action) return;
   event.preventDefault();
   action();

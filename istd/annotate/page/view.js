@@ -91,6 +91,14 @@ export class View extends EventTarget {
     this.zoomBy(1 / this.#zoom);
   }
 
+  /** Move the image by eighths of the window. */
+  pan(right, down) {
+    this.#left += (right * this.stage.clientWidth) / 8;
+    this.#top += (down * this.stage.clientHeight) / 8;
+    this.#fitted = false;
+    this.draw();
+  }
+
   /** Move the crosshair by pixels, and the image with it where it would leave the window. */
   moveCursor(dy, dx) {
     if (!this.bitmap) return;
