@@ -33,6 +33,7 @@ class StepInfo:
         hypergradient_norm: the Euclidean norm over all outer parameters.
         linearization_gradient_norm: ‖G_w‖ where an implicit method linearised.
         linear_solves: reports of the linear solver.
+        notes: what the hypergradient method did otherwise than asked, such as a fall-back.
         skipped: why an update was skipped because something was not finite; empty if none was.
         skipped_total: how many updates this solver has skipped so far.
         seconds: where the time went.
@@ -45,6 +46,7 @@ class StepInfo:
     hypergradient_norm: float | None = None
     linearization_gradient_norm: float | None = None
     linear_solves: tuple[LinearSolveReport, ...] = ()
+    notes: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     skipped_total: int = 0
     seconds: Seconds = field(default_factory=Seconds)

@@ -5,22 +5,26 @@ processes, Ḡ(w, λ) = (1/R) Σᵣ Gᵣ(w, λ). Parameters enter a loss through
 over the processes; so every first and second derivative that any method takes is one of Ḡ, and all processes
 compute the same numbers. Equal parts and mean losses give what one process computes on the joined batch.
 
-There is no forward mode: `Unrolled` uses double backward here, and `ForwardMode` does not work.
+Under forward mode all processes hold the same tangents of the parameters, and the tangents of gradients are
+averaged with them. Messages do not work under vmap, so `ForwardMode` takes one coordinate after the other.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.parallel import DistributedDataParallel
 
 from ._autograd import Autocast
 from ._types import Loss, NamedTensors, Tensors
-from .errors import OptionError
+from .batches import Batches
+from .errors import BatchError, OptionError
 from .problem import Problem
 
 R = TypeVar("R")
@@ -66,6 +70,12 @@ class Group:
         found = iter(mean(*filled) if filled else ())
         return [next(found) if one else None for one in used]
 
+    def agrees(self, value: int, device: torch.device) -> bool:
+        """Whether all processes hold the same number."""
+        ends = torch.tensor([value, -value], dtype=torch.int64, device=device)
+        dist.all_reduce(ends, dist.ReduceOp.MAX, group=self.handle)
+        return bool(ends[0] == -ends[1])
+
     def average(
         self, loss: Tensor, grads: Sequence[Tensor | None], like: Sequence[Tensor]
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
@@ -89,6 +99,8 @@ class SharedProblem(Problem):
     SyncBatchNorm.
     """
 
+    vectorizes = False
+
     def __init__(
         self, inner_loss: Loss, outer_loss: Loss, inner: nn.Module, outer: nn.Module, group: Group
     ) -> None:
@@ -106,7 +118,7 @@ class SharedProblem(Problem):
         autocast: Autocast | None = None,
     ) -> tuple[R, NamedTensors]:
         """See `Problem.run`."""
-        entered = _Enter.apply(self._group, *inner.values(), *outer.values())
+        entered = self._enter((*inner.values(), *outer.values()))
         return super().run(
             level,
             dict(zip(inner, entered[: len(inner)], strict=True)),
@@ -115,6 +127,31 @@ class SharedProblem(Problem):
             batch,
             lambda loss: then(_Mean.apply(self._group, loss)[0]),
             autocast,
+        )
+
+    def check_batches(self, *given: Batches) -> None:
+        """Raise unless all processes hold the same number of batches: each batch is a message to the others.
+
+        Raises:
+            BatchError: they do not.
+        """
+        counts = [[sum(1 for _ in batches.at(i).flat()) for i in range(len(batches))] for batches in given]
+        device = next(self.inner.parameters()).device
+        if not self._group.agrees(zlib.crc32(repr(counts).encode()), device):
+            raise BatchError(
+                "the processes have different numbers of batches or micro-batches",
+                where="train or val",
+                found=f"{counts} in this process",
+                fix="give every process equally large parts of each batch",
+            )
+
+    def _enter(self, tensors: Sequence[Tensor]) -> Tensors:
+        """`_Enter` of the values; all processes hold the same tangents, which pass by it."""
+        duals = [forward_ad.unpack_dual(tensor) for tensor in tensors]
+        entered = _Enter.apply(self._group, *(dual.primal for dual in duals))
+        return tuple(
+            one if dual.tangent is None else forward_ad.make_dual(one, dual.tangent)
+            for one, dual in zip(entered, duals, strict=True)
         )
 
 
@@ -202,5 +239,15 @@ class _Mean(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
+    def jvp(ctx: Any, group: None, *tangents: Tensor | None) -> Any:
+        present = [one for one in tangents if one is not None]
+        found = iter(ctx.group.mean(present) if present else ())
+        return tuple(None if one is None else next(found) for one in tangents)
+
+    @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         return None, *grads
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], group: Group, *tensors: Tensor) -> Any:
+        return _Mean.apply(group, *tensors), in_dims[1:]

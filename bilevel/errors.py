@@ -81,8 +81,16 @@ class DoubleBackwardError(LossError):
     """The inner loss uses an operator that cannot be differentiated twice."""
 
 
+class NoForwardModeError(LossError):
+    """The inner loss uses an operator that has no forward mode, or whose backward pass has none."""
+
+
 class InPlaceError(LossError):
     """An in-place operation overwrote a value that differentiation still needs."""
+
+
+class CheckpointError(LossError):
+    """A module under activation checkpointing of the reentrant kind, which torch.autograd.grad refuses."""
 
 
 class OptimizerError(BilevelError):
@@ -128,6 +136,13 @@ def explained(where: str) -> Iterator[None]:
         raise
     except (RuntimeError, NotImplementedError) as error:
         message = str(error)
+        if "use_reentrant=True" in message:
+            raise CheckpointError(
+                "a module in it is under activation checkpointing of the reentrant kind",
+                where=where,
+                found=message.splitlines()[0],
+                fix="call torch.utils.checkpoint.checkpoint(..., use_reentrant=False)",
+            ) from error
         if any(sign in message for sign in _IN_PLACE):
             raise InPlaceError(
                 "an in-place operation overwrote a value that its derivative needs",

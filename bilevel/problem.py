@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,9 @@ class Problem:
         OptionError: `inner` or `outer` is not a module, or a loss is not callable.
         ParameterError: a module has no parameter that requires a gradient.
     """
+
+    vectorizes: ClassVar[bool] = True
+    """Whether derivatives of the losses may be taken under vmap."""
 
     def __init__(self, inner_loss: Loss, outer_loss: Loss, inner: nn.Module, outer: nn.Module) -> None:
         for name, module in (("inner", inner), ("outer", outer)):
@@ -167,6 +170,9 @@ class Problem:
             )
         # functional_call writes buffers that were replaced, not only changed in place, back to its dict.
         return answer, {slot: given[slot].detach() for slot in buffers}
+
+    def check_batches(self, *given: Batches) -> None:
+        """Refuse batches that cannot be evaluated together; in one process there are none."""
 
     def autocast(self) -> Autocast:
         """The autocast that is on now, for the device type of the inner module."""

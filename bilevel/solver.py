@@ -74,8 +74,8 @@ class Solver:
         inner_micro_batch: cut each training batch into micro-batches of at most so many samples whose losses
             are averaged, weighted by size: the same gradient for a loss that is a mean over samples (not
             where samples see each other, as in BatchNorm or weights normalised over the batch). Live inner
-            steps and the outer loss keep the graph of one micro-batch at a time; an unrolled step, the inner
-            loss of an implicit method, and `Unrolled(mode="graph")` those of all.
+            steps, unrolled ones and the outer loss keep the graph of one micro-batch at a time; the inner
+            loss of an implicit method, and `Unrolled(mode="graph")`, those of all.
         outer_micro_batch: the same for each batch of the outer loss.
         autocast: run the losses under autocast in this type; None leaves it to the caller. There is no loss
             scaling, so prefer bfloat16.
@@ -275,6 +275,7 @@ class Solver:
             hypergradient_norm=result.norm().item(),
             linearization_gradient_norm=None if norm is None else norm.item(),
             linear_solves=result.linear_solves,
+            notes=result.notes,
             skipped=judged.skipped,
             skipped_total=self.counts["skipped"],
             seconds=Seconds(hypergradient=judged.seconds, outer=time.perf_counter() - began),

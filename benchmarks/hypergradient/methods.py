@@ -97,6 +97,12 @@ def _forward_mode(task: Task, steps: int) -> Any:
 _ADJOINT = "bilevel Unrolled adjoint"
 _BILEVEL = (
     Method(_ADJOINT, "bilevel", _unrolling(_unrolled(mode="adjoint")), exact=True),
+    Method(
+        "bilevel Unrolled forward-over-reverse",
+        "bilevel",
+        _unrolling(_unrolled(products="forward-over-reverse")),
+        exact=True,
+    ),
     Method("bilevel Unrolled √T checkpoints", "bilevel", _unrolling(_checkpoints), exact=True),
     Method("bilevel Unrolled graph", "bilevel", _unrolling(_unrolled(mode="graph")), exact=True, graph=True),
     Method("bilevel ForwardMode", "bilevel", _unrolling(_forward_mode), exact=True),

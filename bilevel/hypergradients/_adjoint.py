@@ -8,91 +8,151 @@ algorithm 1; Shaban et al. 2019 for the truncation.)
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .._autograd import add, detached, gradients, leaves, pull_back
+from .._autograd import add, detached, gradients, leaves
 from .._rng import RngState
-from .._types import Tensors
+from .._types import MaybeTensors, NamedTensors, Tensors
 from ..batches import Batches
 from ..optim import UpdateRule
-from ..optim._base import State, differentiable_leaves, replace_leaves
+from ..optim._base import State, differentiable_leaves
 from ._base import Point
+from ._micro_batches import accumulated
 from ._outer import OuterGradients, outer_gradients
+from ._products import Products
 from ._result import Hypergradient
+from ._step_back import Adjoint, StepsBack
 from ._trajectory import Snapshot, Storage, trajectory
 
 
 @dataclass(frozen=True)
-class Adjoint:
-    """∂F/∂w and ∂F/∂(optimiser state) at one step; None is zero."""
+class Step:
+    """A step taken without a graph.
 
-    inner: tuple[Tensor | None, ...]
-    state: tuple[Tensor | None, ...]
+    Attributes:
+        loss: the loss before it.
+        used: which inner parameters had a gradient.
+        after: what the next step starts from.
+    """
+
+    loss: Tensor
+    used: tuple[bool, ...]
+    after: Snapshot
 
 
 @dataclass(frozen=True)
-class StepBack:
-    """The loss before a step, the step's share of dF/dλ, and the adjoint before it (empty at the first)."""
+class Walk:
+    """What a walk back over inner steps found.
 
-    loss: Tensor
+    Attributes:
+        losses: the inner loss before each of the steps.
+        outer_loss: the outer loss after them.
+        outer: dF/dλ through these steps, and directly.
+        adjoint: ∂F/∂(parameters, optimiser state) where the steps begin; empty if it was not asked for.
+        notes: what the caller should know.
+    """
+
+    losses: list[Tensor]
+    outer_loss: Tensor
     outer: tuple[Tensor | None, ...]
     adjoint: Adjoint
+    notes: tuple[str, ...]
 
 
 def adjoint_unroll(
-    point: Point, rule: UpdateRule, steps: int, differentiated: int, storage: Storage = "memory"
+    point: Point, rule: UpdateRule, steps: int, differentiated: int, storage: Storage, products: Products
 ) -> Hypergradient:
-    """Take `steps` inner steps without a graph, then walk back over the last `differentiated` of them.
-
-    The last step is taken with its graph at once, which is still there when the walk back begins.
-    """
-
-    def again(at: Snapshot, step: int) -> Snapshot:
-        return advance(point, rule, at, point.train.at(step))[1]
-
-    first = steps - differentiated
-    kept = trajectory(storage, rule, first, differentiated - 1, again)
+    """Take `steps` inner steps without a graph, then walk back over the last `differentiated` of them."""
     now = start(point, rule)
     losses = []
-    for step in range(steps - 1):
-        if step >= first:
-            kept.push(now)
-        loss, now = advance(point, rule, now, point.train.at(step))
-        losses.append(loss)
+    for number in range(steps - differentiated):
+        step = advance(point, rule, now, point.train.at(number))
+        losses.append(step.loss)
+        now = step.after
+    numbers = range(steps - differentiated, steps)
+    walk = walk_back(point, rule, now, numbers, storage, products, to_the_start=False)
+    return point.answer(
+        walk.outer,
+        outer_loss=walk.outer_loss,
+        inner_losses=torch.stack(losses + walk.losses),
+        notes=walk.notes,
+    )
+
+
+def walk_back(
+    point: Point,
+    rule: UpdateRule,
+    now: Snapshot,
+    numbers: range,
+    storage: Storage = "memory",
+    products: Products = "double-backward",
+    *,
+    to_the_start: bool,
+) -> Walk:
+    """Take inner steps without a graph, then walk back over them.
+
+    Where a step can be taken with its graph at once, the last one is, because the walk begins with it.
+
+    Args:
+        point: where the hypergradient is asked for.
+        rule: the optimiser step.
+        now: what the first of the steps starts from, where the generators stand.
+        numbers: the numbers of the steps, at least one.
+        storage: where to keep the steps.
+        products: how to take second-order products.
+        to_the_start: whether the adjoint before the first step is asked for.
+    """
+
+    def again(at: Snapshot, number: int) -> Snapshot:
+        return advance(point, rule, at, point.train.at(number)).after
+
+    def is_last_product(number: int) -> bool:
+        return number == numbers[0] and not to_the_start
 
     outer = leaves(point.outer.values())
+    back_over = StepsBack(point, rule, outer, products)
+    last = numbers[-1]
+    turning = back_over.in_one_graph(point.train.at(last))
+    plain = numbers[:-1] if turning else numbers
+    kept = trajectory(storage, rule, numbers[0], len(plain), again)
+    losses: list[Tensor] = []
+    used: list[tuple[bool, ...]] = []
+    for number in plain:
+        kept.push(now)
+        step = advance(point, rule, now, point.train.at(number))
+        losses.append(step.loss)
+        used.append(step.used)
+        now = step.after
+        del step
+
     final: list[OuterGradients] = []
 
-    def turn(inner: Tensors, state: State) -> Adjoint:
-        final.append(outer_gradients(point, detached(inner), point.problem.buffers()))
+    def turn(inner: Tensors, state: State, buffers: NamedTensors) -> Adjoint:
+        final.append(outer_gradients(point, detached(inner), buffers))
         return Adjoint(final[0].inner, (None,) * len(differentiable_leaves(state)))
 
-    back = step_back(
-        point, rule, outer, now, point.train.at(steps - 1), turn, first=first == steps - 1, check=True
-    )
-    losses.append(back.loss)
-    outer_loss, total = final[0].loss, add(final[0].outer, back.outer)
+    total: MaybeTensors = (None,) * len(outer)
+    if turning:
+        back = back_over.through_graph(
+            now,
+            point.train.at(last),
+            lambda inner, state: turn(inner, state, point.problem.buffers()),
+            first=is_last_product(last),
+        )
+        losses.append(back.loss)
+        adjoint, total = back.adjoint, back.outer
+    else:
+        adjoint = turn(now.inner, now.state, now.buffers)
+    outer_loss, total = final[0].loss, add(final[0].outer, total)
     del now
     final.clear()
-    for step, snapshot in zip(range(steps - 2, first - 1, -1), kept.backwards(), strict=True):
-        snapshot.rng.restore()
-        adjoint = back.adjoint
-        back = step_back(
-            point,
-            rule,
-            outer,
-            snapshot,
-            point.train.at(step),
-            lambda *_, known=adjoint: known,
-            first=step == first,
-            check=False,
-        )
-        total = add(total, back.outer)
-    return point.answer(total, outer_loss=outer_loss, inner_losses=torch.stack(losses))
+    for number, snapshot in zip(reversed(plain), kept.backwards(), strict=True):
+        back = back_over(snapshot, point.train.at(number), used.pop(), adjoint, first=is_last_product(number))
+        adjoint, total = back.adjoint, add(total, back.outer)
+    return Walk(losses, outer_loss, total, adjoint, back_over.notes)
 
 
 def start(point: Point, rule: UpdateRule) -> Snapshot:
@@ -101,63 +161,14 @@ def start(point: Point, rule: UpdateRule) -> Snapshot:
     return Snapshot(inner, rule.init(inner), point.buffers, RngState.capture(point.devices))
 
 
-def advance(point: Point, rule: UpdateRule, at: Snapshot, batch: Batches) -> tuple[Tensor, Snapshot]:
-    """One inner step without a graph: the loss before it, and the snapshot after it."""
+def advance(point: Point, rule: UpdateRule, at: Snapshot, batches: Batches) -> Step:
+    """One inner step without a graph, the generators standing where it wants them."""
     w = leaves(at.inner)
-
-    def update(loss: Tensor) -> tuple[Tensor, Tensors, object]:
-        grads = gradients(loss, w)
-        point.check_inner_gradient(grads)
-        with torch.no_grad():
-            new, state = rule.update(at.inner, grads, at.state, point.outer)
-        return loss.detach(), new, state
-
-    (loss, inner, state), buffers = point.run("inner", w, point.outer.values(), at.buffers, batch, update)
-    return loss, Snapshot(detached(inner), state, buffers, RngState.capture(point.devices))
-
-
-def step_back(
-    point: Point,
-    rule: UpdateRule,
-    outer: Tensors,
-    at: Snapshot,
-    batch: Batches,
-    adjoint_after: Callable[[Tensors, State], Adjoint],
-    *,
-    first: bool,
-    check: bool,
-) -> StepBack:
-    """Take the step from `at` with its graph, and pull the adjoint after it back over it.
-
-    One pass of double backward gives the product with the update's Jacobian, the Hessian-vector product and
-    the mixed product together.
-
-    Args:
-        point: where the hypergradient is asked for.
-        rule: the optimiser step.
-        outer: the outer parameters, as leaves.
-        at: what the step starts from; the generators stand where it wants them.
-        batch: what the step looks at.
-        adjoint_after: gives the adjoint after the step, from the parameters and the state after it. It is
-            called while the step's tensors stand in the modules.
-        first: whether this is the first step, before which no adjoint is needed.
-        check: whether to look for operators that cannot be differentiated twice; once a walk is enough.
-    """
-    w = leaves(at.inner)
-    state = replace_leaves(at.state, lambda leaf: leaf.detach().requires_grad_())
-    before = () if first else (*w, *differentiable_leaves(state))
-    named_outer = point.named_outer(outer)
-
-    def differentiate(loss: Tensor) -> StepBack:
-        grads = gradients(loss, w, create_graph=True)
-        point.check_inner_gradient(grads, twice=check)
-        new, new_state = rule.update(w, grads, state, named_outer)
-        after = adjoint_after(new, new_state)
-        found = pull_back(
-            (*new, *differentiable_leaves(new_state)), (*outer, *before), (*after.inner, *after.state)
-        )
-        cut = len(outer), len(outer) + len(w)
-        return StepBack(loss.detach(), found[: cut[0]], Adjoint(found[cut[0] : cut[1]], found[cut[1] :]))
-
-    answer, _ = point.run("inner", w, outer, at.buffers, batch, differentiate)
-    return answer
+    loss, grads, buffers = accumulated(
+        point, "inner", w, tuple(point.outer.values()), at.buffers, batches, lambda loss: gradients(loss, w)
+    )
+    point.check_inner_gradient(grads)
+    with torch.no_grad(), point.autocast.backward():
+        inner, state = rule.update(at.inner, grads, at.state, point.outer)
+    after = Snapshot(detached(inner), state, buffers, RngState.capture(point.devices))
+    return Step(loss, tuple(grad is not None for grad in grads), after)

@@ -53,5 +53,6 @@ def hypergradient(
         devices=devices,
         autocast=problem.autocast(),
     )
+    problem.check_batches(point.train, point.val)
     with _rng.preserved(devices), torch.enable_grad():
         return method(point)

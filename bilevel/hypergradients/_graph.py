@@ -20,8 +20,9 @@ def graph_unroll(point: Point, rule: UpdateRule, steps: int, differentiated: int
     losses = []
     now = start(point, rule)
     for step in range(steps - differentiated):
-        loss, now = advance(point, rule, now, point.train.at(step))
-        losses.append(loss)
+        taken = advance(point, rule, now, point.train.at(step))
+        losses.append(taken.loss)
+        now = taken.after
 
     outer = leaves(point.outer.values())
     named_outer = point.named_outer(outer)

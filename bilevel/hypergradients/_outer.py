@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .._autograd import add, gradients, leaves
+from .._autograd import gradients, leaves
 from .._types import NamedTensors
-from ..batches import Batches
 from ._base import Point
+from ._micro_batches import accumulated
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,8 @@ def outer_gradients(point: Point, inner: Sequence[Tensor], buffers: NamedTensors
         IndependentLossError: the outer loss does not depend on the inner parameters.
     """
     w, outer = leaves(inner), leaves(point.outer.values())
-
-    def differentiate(loss: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        return loss.detach(), gradients(loss, (*w, *outer))
-
-    total: Tensor | None = None
-    grads: tuple[Tensor | None, ...] = (None,) * (len(w) + len(outer))
-    for batch, weight in point.val.flat():  # the graph of one batch at a time
-        (loss, found), buffers = point.run("outer", w, outer, buffers, Batches((batch,)), differentiate)
-        if weight != 1:
-            loss, found = loss * weight, tuple(None if one is None else one * weight for one in found)
-        total = loss if total is None else total + loss
-        grads = add(grads, found)
-    assert total is not None  # Batches hold at least one
+    loss, grads, _ = accumulated(
+        point, "outer", w, outer, buffers, point.val, lambda loss: gradients(loss, (*w, *outer))
+    )
     point.check_inner_gradient(grads[: len(w)], "outer")
-    return OuterGradients(total, grads[: len(w)], grads[len(w) :])
+    return OuterGradients(loss, grads[: len(w)], grads[len(w) :])

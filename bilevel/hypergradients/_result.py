@@ -20,6 +20,7 @@ class Hypergradient(dict[str, Tensor]):
         inner_gradient_norm: ‖∂G/∂w‖ where the method linearised, the error that even an exact linear solve
             keeps; None for unrolled methods.
         linear_solves: what the linear solver has to report.
+        notes: what the method did otherwise than asked or expected, in sentences; empty in general.
     """
 
     def __init__(
@@ -30,12 +31,14 @@ class Hypergradient(dict[str, Tensor]):
         inner_losses: Tensor,
         inner_gradient_norm: Tensor | None = None,
         linear_solves: tuple[LinearSolveReport, ...] = (),
+        notes: tuple[str, ...] = (),
     ) -> None:
         super().__init__(values)
         self.outer_loss = outer_loss
         self.inner_losses = inner_losses
         self.inner_gradient_norm = inner_gradient_norm
         self.linear_solves = linear_solves
+        self.notes = notes
 
     def norm(self) -> Tensor:
         """The Euclidean norm over all outer parameters."""

@@ -9,16 +9,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .._autograd import add, detached, gradients, leaves, pull_back
+from .._autograd import add, check_twice_differentiable, detached, gradients, leaves, pull_back
+from .._rng import RngState
 from .._types import MaybeTensors, Tensors
 from ..batches import Batches
 from ..errors import OptimizerError, OptionError
 from ..optim import UpdateRule
 from ..optim._base import State, differentiable_leaves, replace_leaves
-from ._adjoint import start
+from ._adjoint import start, walk_back
 from ._base import HypergradientMethod, Point
+from ._micro_batches import accumulated
 from ._outer import outer_gradients
 from ._result import Hypergradient
+from ._step_back import Adjoint
 from ._trajectory import Snapshot
 
 
@@ -35,74 +38,96 @@ class ForwardMode(HypergradientMethod):
     """dF(w_T(λ), λ)/dλ as `Unrolled(steps)` computes it, by forward accumulation.
 
     Along each of the K outer coordinates the tangent of the inner parameters and of the optimiser state is
-    carried through the steps (Franceschi et al. 2017, algorithm 2; Williams and Zipser 1989). No trajectory
-    is kept: memory is one step's graph and K copies of parameters and state, whatever the number of steps;
-    time grows with K. So it is for few outer parameters, such as cluster weights or a learning rate. Exact,
-    without bias.
+    carried through the steps (Franceschi et al. 2017, algorithm 2; Williams and Zipser 1989). The trajectory
+    is not kept: memory is one step's graph and K copies of parameters and state, whatever the number of
+    steps; time grows with K. So it is for few outer parameters, such as cluster weights or a learning rate.
+    Exact, without bias.
+
+    The last few steps are walked back, as `Unrolled` does it, to the adjoint that the tangents before them
+    are multiplied with: that is much cheaper than carrying K tangents through them, and as many snapshots as
+    there are coordinates need no more memory than the tangents.
 
     Each step differentiates the inner gradient once: G_ww ẇ + G_wλ λ̇ is the transposed product of (G_w, G_λ)
     with (ẇ, λ̇), because second derivatives are symmetric, so that the operators of the loss need a double
     backward but no forward mode (a custom autograd.Function whose backward is not its derivative breaks the
     symmetry: use `Unrolled`). All coordinates share one forward pass, hence one dropout mask and one update
-    of the buffers. Buffers, and zero gradients under Adam, are treated as by `Unrolled`.
+    of the buffers. A step over several batches keeps the graph of one of them at a time. Buffers, and zero
+    gradients under Adam, are treated as by `Unrolled`.
 
     Args:
         steps: T ≥ 1, the number of inner steps.
-        chunk_size: how many coordinates are vectorised together; None for all, 1 for a plain loop without
-            vmap, for losses with operators that vmap refuses (activation checkpointing with dropout).
+        chunk_size: how many coordinates are vectorised together, None for all. 1, a plain loop without vmap,
+            also takes losses with operators that vmap refuses (activation checkpointing with dropout) and
+            several processes. Vectorising may pay on accelerators, where many small kernels wait in line.
+        walked_back: how many of the last steps are walked back; None for as many as there are outer
+            coordinates. With 0 the tangents go all the way.
 
     Raises:
         OptionError: an argument is out of range.
     """
 
     steps: int
-    chunk_size: int | None = None
+    chunk_size: int | None = 1
+    walked_back: int | None = None
 
     uses_optimizer: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise OptionError("too few steps", where="ForwardMode(steps)", found=self.steps, expected="≥ 1")
-        if self.chunk_size is not None and self.chunk_size < 1:
-            raise OptionError(
-                "out of range",
-                where="ForwardMode(chunk_size)",
-                found=self.chunk_size,
-                expected="None, or ≥ 1",
-            )
+        for name, value, least in (
+            ("chunk_size", self.chunk_size, 1),
+            ("walked_back", self.walked_back, 0),
+        ):
+            if value is not None and value < least:
+                raise OptionError(
+                    "out of range", where=f"ForwardMode({name})", found=value, expected=f"None, or ≥ {least}"
+                )
 
     def __call__(self, point: Point) -> Hypergradient:
-        """The hypergradient at `point`."""
+        """The hypergradient at `point`.
+
+        Raises:
+            OptionError: `chunk_size` is not 1 and there are several processes.
+        """
         if point.rule is None:
             raise OptimizerError(
                 "an unroll needs the inner optimiser", where="ForwardMode", fix="pass optimizer=..."
             )
+        if self.chunk_size != 1 and not point.problem.vectorizes:
+            raise OptionError(
+                "several processes cannot exchange vectorised derivatives",
+                where="ForwardMode(chunk_size)",
+                found=self.chunk_size,
+                expected=1,
+                fix="use ForwardMode(steps, chunk_size=1), or Unrolled",
+            )
         point.train.check_steps(self.steps, f"train, for ForwardMode(steps={self.steps})")
-        directions = _unit_directions(tuple(point.outer.values()))
+        outer = tuple(point.outer.values())
+        directions = _unit_directions(outer)
         count = len(directions[0])
+        back = min(self.steps, count if self.walked_back is None else self.walked_back)
         now = start(point, point.rule)
         tangents = _Tangents(_zeros(count, now.inner), _zeros(count, tuple(differentiable_leaves(now.state))))
         losses = []
-        for step in range(self.steps):
+        for step in range(self.steps - back):
             loss, now, tangents = self._advance(
-                point, point.rule, now, tangents, directions, point.train.at(step), check=step == 0
+                point, point.rule, now, tangents, directions, point.train.at(step), first=step == 0
             )
             losses.append(loss)
-        final = outer_gradients(point, now.inner, now.buffers)
-        slope = torch.stack(
-            [
-                tangent.flatten(1) @ grad.flatten()
-                for tangent, grad in zip(tangents.inner, final.inner, strict=True)
-                if grad is not None
-            ]
-        ).sum(0)
-        outer = tuple(point.outer.values())
-        indirect = [
-            part.view(one.shape).to(one.dtype)
-            for part, one in zip(slope.split([one.numel() for one in outer]), outer, strict=True)
-        ]
+        if back == 0:
+            final = outer_gradients(point, now.inner, now.buffers)
+            outer_loss, direct = final.loss, final.outer
+            adjoint = Adjoint(final.inner, (None,) * len(tangents.state))
+        else:
+            numbers = range(self.steps - back, self.steps)
+            walk = walk_back(point, point.rule, now, numbers, to_the_start=back < self.steps)
+            losses += walk.losses
+            outer_loss, direct, adjoint = walk.outer_loss, walk.outer, walk.adjoint
         return point.answer(
-            add(final.outer, indirect), outer_loss=final.loss, inner_losses=torch.stack(losses)
+            add(direct, _indirect(outer, tangents, adjoint)),
+            outer_loss=outer_loss,
+            inner_losses=torch.stack(losses),
         )
 
     def _advance(
@@ -112,33 +137,38 @@ class ForwardMode(HypergradientMethod):
         at: Snapshot,
         tangents: _Tangents,
         directions: Tensors,
-        batch: Batches,
+        batches: Batches,
         *,
-        check: bool,
+        first: bool,
     ) -> tuple[Tensor, Snapshot, _Tangents]:
-        """One inner step, and the tangents after it."""
+        """One inner step, and the tangents after it. Before the first step those of w are zero."""
         w, outer = leaves(at.inner), leaves(point.outer.values())
+        skipped = len(w) if first else 0
+        cotangents = (*tangents.inner, *directions)[skipped:]
 
-        def update(loss: Tensor) -> tuple[Tensor, Tensors, State, _Tangents]:
+        def differentiate(loss: Tensor) -> tuple[Tensor | None, ...]:
             both = gradients(loss, (*w, *outer), create_graph=True)
             grads = both[: len(w)]
-            point.check_inner_gradient(grads, twice=check)
-            slopes = self._products(both, w, (*tangents.inner, *directions))
-            fixed = tuple(None if grad is None else grad.detach() for grad in grads)
-            with torch.no_grad():
-                new, state = rule.update(at.inner, fixed, at.state, point.outer)
-            after = self._push_update(
-                rule, at, fixed, slopes, tangents, point.outer, directions, (new, state)
-            )
-            return loss.detach(), new, state, after
+            if first:
+                check_twice_differentiable(grads)
+            slopes = self._products(both[skipped:], w, cotangents)
+            return (*(None if grad is None else grad.detach() for grad in grads), *slopes)
 
-        (loss, inner, state, after), buffers = point.run("inner", w, outer, at.buffers, batch, update)
-        # The generators go on by themselves: nothing is replayed.
-        return loss, Snapshot(detached(inner), state, buffers, at.rng), after
+        loss, found, buffers = accumulated(point, "inner", w, outer, at.buffers, batches, differentiate)
+        grads, slopes = found[: len(w)], found[len(w) :]
+        point.check_inner_gradient(grads)
+        with point.autocast.backward():
+            with torch.no_grad():
+                new, state = rule.update(at.inner, grads, at.state, point.outer)
+            after = self._push_update(
+                rule, at, grads, slopes, tangents, point.outer, directions, (new, state)
+            )
+        # The snapshots of the steps that are walked back restore these generators.
+        return loss, Snapshot(detached(new), state, buffers, RngState.capture(point.devices)), after
 
     def _products(
         self, outputs: MaybeTensors, inputs: Tensors, cotangents: Sequence[Tensor]
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor | None, ...]:
         """Transposed products of the outputs' Jacobian with a batch of cotangents [K, ...]: [K, *input]."""
         pairs = [
             (output, cotangent)
@@ -181,7 +211,7 @@ class ForwardMode(HypergradientMethod):
         rule: UpdateRule,
         at: Snapshot,
         grads: MaybeTensors,
-        slopes: Tensors,
+        slopes: MaybeTensors,
         tangents: _Tangents,
         outer: Mapping[str, Tensor],
         directions: Tensors,
@@ -207,7 +237,8 @@ class ForwardMode(HypergradientMethod):
             result: Tensors = torch.func.jvp(update, primals, along)[1]
             return result
 
-        moved = (tangents.inner, tuple(slopes[index] for index in used), tangents.state, directions)
+        given = tuple(slope for index, slope in enumerate(slopes) if index in used and slope is not None)
+        moved = (tangents.inner, given, tangents.state, directions)
         if self.chunk_size == 1:
             each = [
                 push(*(tuple(one[k] for one in part) for part in moved)) for k in range(len(directions[0]))
@@ -251,6 +282,17 @@ def _no_nan_where_zero(
         if mask is None
         else torch.where(mask, torch.zeros_like(old) if slope is None else slope * old, one)
         for one, old, slope, mask in zip(after, before, slopes, bad, strict=True)
+    )
+
+
+def _indirect(outer: Tensors, tangents: _Tangents, adjoint: Adjoint) -> tuple[Tensor, ...]:
+    """dF/dλ through parameters and optimiser state: their tangents times the adjoint."""
+    pairs = zip((*tangents.inner, *tangents.state), (*adjoint.inner, *adjoint.state), strict=False)
+    shares = [tangent.flatten(1) @ slope.flatten() for tangent, slope in pairs if slope is not None]
+    slopes = sum(shares[1:], shares[0]) if shares else outer[0].new_zeros(sum(one.numel() for one in outer))
+    return tuple(
+        part.view(one.shape).to(one.dtype)
+        for part, one in zip(slopes.split([one.numel() for one in outer]), outer, strict=True)
     )
 
 

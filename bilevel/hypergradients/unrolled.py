@@ -9,6 +9,7 @@ from ..errors import OptimizerError, OptionError
 from ._adjoint import adjoint_unroll
 from ._base import HypergradientMethod, Point
 from ._graph import graph_unroll
+from ._products import Products
 from ._result import Hypergradient
 from ._trajectory import Storage
 
@@ -19,9 +20,10 @@ class Unrolled(HypergradientMethod):
 
     Both modes are exact and agree to rounding. `"adjoint"` keeps the parameters, the optimiser state (SGD
     needs none) and the buffers of each step and rebuilds one step's graph at a time: the memory of graphs
-    does not grow with `steps`, at the price of a second forward pass per step. `"graph"` keeps one graph
-    through all steps; modules under activation checkpointing do not work there, because their forward would
-    run again after the step's parameters are gone.
+    does not grow with `steps`, at the price of a second forward pass per step. A step that is the mean over
+    several batches (`Batches`, micro-batches) has the graph of one of them at a time. `"graph"` keeps one
+    graph through all steps; modules under activation checkpointing do not work there, because their forward
+    would run again after the step's parameters are gone.
 
     Buffers evolve along the unroll as in training and count as constants in the derivative. The derivative
     of an Adam-like update at an entry whose gradients were all exactly 0 is taken as 0.
@@ -34,6 +36,14 @@ class Unrolled(HypergradientMethod):
         trajectory: where `"adjoint"` keeps the steps: `"memory"`, beside the parameters; `"cpu"`, in the
             memory of the CPU; `"checkpoints"`, about every √T-th step only, the steps between being taken
             again on the way back, one more gradient a step. The answer is the same bit for bit.
+        products: how `"adjoint"` takes the second-order products of a step. `"double-backward"`
+            differentiates the gradient. `"forward-over-reverse"` takes the gradient over dual numbers: no
+            graph of a gradient is built, the first step costs little more than a forward pass, and an
+            optimiser that is not linear in the gradient (all but SGD) needs one more gradient a step.
+            `"auto"` does the latter until an operator turns out to have no forward mode, and from there
+            walks on by double backward, which `Hypergradient.notes` then says. Forward mode takes second
+            derivatives to be symmetric: a hook or a custom autograd.Function that changes gradients is
+            differentiated rightly by double backward only.
 
     Raises:
         OptionError: an argument is out of range.
@@ -43,6 +53,7 @@ class Unrolled(HypergradientMethod):
     truncate: int | None = None
     mode: Literal["adjoint", "graph"] = "adjoint"
     trajectory: Storage = "memory"
+    products: Products = "double-backward"
 
     uses_optimizer: ClassVar[bool] = True
 
@@ -67,11 +78,25 @@ class Unrolled(HypergradientMethod):
                 found=repr(self.trajectory),
                 expected="'memory', 'cpu' or 'checkpoints'",
             )
+        if self.products not in get_args(Products):
+            raise OptionError(
+                "unknown way",
+                where="Unrolled(products)",
+                found=repr(self.products),
+                expected="'double-backward', 'forward-over-reverse' or 'auto'",
+            )
         if self.mode == "graph" and self.trajectory != "memory":
             raise OptionError(
                 "the graph mode keeps a graph, no trajectory",
                 where="Unrolled(trajectory)",
                 found=repr(self.trajectory),
+                fix="use mode='adjoint'",
+            )
+        if self.mode == "graph" and self.products != "double-backward":
+            raise OptionError(
+                "the graph mode differentiates its one graph backwards",
+                where="Unrolled(products)",
+                found=repr(self.products),
                 fix="use mode='adjoint'",
             )
 
@@ -85,4 +110,4 @@ class Unrolled(HypergradientMethod):
         differentiated = self.truncate or self.steps
         if self.mode == "graph":
             return graph_unroll(point, point.rule, self.steps, differentiated)
-        return adjoint_unroll(point, point.rule, self.steps, differentiated, self.trajectory)
+        return adjoint_unroll(point, point.rule, self.steps, differentiated, self.trajectory, self.products)

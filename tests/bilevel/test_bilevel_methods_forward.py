@@ -15,9 +15,11 @@ from bilevel import Batches, ForwardMode, LearnedSettings, Unrolled, hypergradie
 from bilevel.errors import BatchError, DoubleBackwardError, OptimizerError, OptionError
 
 
-def both(case: zoo.Case, optimizer: object, steps: int, chunk_size: int | None = None) -> list[Any]:
+def both(
+    case: zoo.Case, optimizer: object, steps: int, chunk_size: int | None = 1, walked_back: int | None = 0
+) -> list[Any]:
     found = []
-    for method in (ForwardMode(steps, chunk_size), Unrolled(steps)):
+    for method in (ForwardMode(steps, chunk_size, walked_back), Unrolled(steps)):
         torch.manual_seed(3)
         found.append(
             hypergradient(case.problem(), method, Batches(case.train[:steps]), case.val, optimizer=optimizer)
@@ -47,6 +49,20 @@ def test_equals_unrolled_with_batchnorm_and_dropout(name: str, chunk_size: int |
     forward, unrolled = both(case, optimizer, 4, chunk_size)
     assert zoo.relative_error(forward, unrolled) < 1e-9
     assert all(torch.equal(value, before[key]) for key, value in case.inner.state_dict().items())
+
+
+@pytest.mark.parametrize("walked_back", [1, 3, None, 9])
+@pytest.mark.parametrize("name", ["momentum", "amsgrad"])
+def test_equals_unrolled_wherever_tangents_meet_the_adjoint(name: str, walked_back: int | None) -> None:
+    """Dropout is replayed, batch statistics evolve, and steps may be the mean over several batches."""
+    case = zoo.conv_net(steps=8)
+    optimizer = zoo.OPTIMIZERS[name](case.inner.parameters())
+    case.train_live(optimizer, 1)
+    case.train = [*case.train[:3], Batches(case.train[3:5], [1.0, 2.0]), *case.train[5:]]
+    case.train[0] = Batches([case.train[0], case.train[1]])
+    forward, unrolled = both(case, optimizer, 7, walked_back=walked_back)
+    assert zoo.relative_error(forward, unrolled) < 1e-9
+    torch.testing.assert_close(forward.inner_losses, unrolled.inner_losses, rtol=1e-12, atol=0)
 
 
 def test_equals_central_differences_of_real_training() -> None:
@@ -140,7 +156,13 @@ def test_error_to_the_exact_hypergradient_shrinks_with_the_steps() -> None:
     optimizer = torch.optim.SGD(case.inner.parameters(), lr=0.3)
     errors = [
         zoo.relative_error(
-            hypergradient(case.problem(), ForwardMode(steps), case.train[0], case.val, optimizer=optimizer),
+            hypergradient(
+                case.problem(),
+                ForwardMode(steps, walked_back=0),
+                case.train[0],
+                case.val,
+                optimizer=optimizer,
+            ),
             {"log": ridge.exact()},
         )
         for steps in (5, 20, 120)
@@ -154,13 +176,15 @@ def test_error_to_the_exact_hypergradient_shrinks_with_the_steps() -> None:
 def test_refusals() -> None:
     case = zoo.reweighted_mlp()
     optimizer = torch.optim.SGD(case.inner.parameters(), lr=0.1)
-    for options in ({"steps": 0}, {"steps": 1, "chunk_size": 0}):
+    for options in ({"steps": 0}, {"steps": 1, "chunk_size": 0}, {"steps": 1, "walked_back": -1}):
         with pytest.raises(OptionError, match="ForwardMode"):
             ForwardMode(**options)
     with pytest.raises(BatchError, match="2 batches for 3 steps"):
         hypergradient(case.problem(), ForwardMode(3), Batches(case.train[:2]), case.val, optimizer=optimizer)
     case.inner.append(nn.Hardsigmoid())
-    with pytest.raises(DoubleBackwardError):
-        hypergradient(case.problem(), ForwardMode(1), case.train[0], case.val, optimizer=optimizer)
+    for walked_back in (0, None):
+        method = ForwardMode(2, walked_back=walked_back)
+        with pytest.raises(DoubleBackwardError):
+            hypergradient(case.problem(), method, case.train[0], case.val, optimizer=optimizer)
     with pytest.raises(OptimizerError):
         hypergradient(case.problem(), ForwardMode(1), case.train[0], case.val)

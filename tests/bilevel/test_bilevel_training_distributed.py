@@ -16,13 +16,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import bilevel
-from bilevel import Batches, ConjugateGradient, GaussNewton, Implicit, Unrolled
-from bilevel.errors import OptionError
+from bilevel import Batches, ConjugateGradient, ForwardMode, GaussNewton, Implicit, Unrolled
+from bilevel.errors import BatchError, OptionError
 
 METHODS: dict[str, Any] = {
     "adjoint": Unrolled(3),
     "truncated": Unrolled(3, truncate=2),
     "graph": Unrolled(3, mode="graph"),
+    "forward-over-reverse": Unrolled(3, products="forward-over-reverse"),
+    "tangents": ForwardMode(3, walked_back=0),
+    "tangents and adjoint": ForwardMode(3, walked_back=2),
     "implicit": Implicit(ConjugateGradient(8, damping=2.0)),
     "gauss-newton": GaussNewton(),
 }
@@ -72,13 +75,25 @@ def run(name: str, part: slice, seed: int = 0) -> dict[str, Any]:
     }
 
 
+def refuse(case: zoo.Case, solver: bilevel.Solver, rank: int) -> None:
+    """What several processes cannot do is an error in each of them, not a deadlock."""
+    x, y = case.val
+    halves = Batches([(x[:6], y[:6]), (x[6:], y[6:])])
+    with pytest.raises(BatchError, match="different numbers of batches"):
+        solver.hypergradient(Batches([halves]) if rank else case.val, case.val)
+    problem, optimizer = solver.problem, solver.inner_optimizer
+    with pytest.raises(OptionError, match="chunk_size=1"):
+        bilevel.hypergradient(problem, ForwardMode(2, None), case.val, case.val, optimizer=optimizer)
+
+
 def worker(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=2)
     try:
         results = {name: run(name, slice(6 * rank, 6 * rank + 6), seed=rank) for name in METHODS}
-        case, _ = build("adjoint")
+        case, solver = build("adjoint")
+        refuse(case, solver, rank)
         with pytest.raises(OptionError, match="bare module"):
             bilevel.Solver(
                 case.inner_loss,
