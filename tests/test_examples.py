@@ -69,3 +69,23 @@ def test_data_hypercleaning(tmp_path: Path) -> None:
     assert result.auc > 0.8
     assert result.accuracy["kept samples"] > result.accuracy["all labels as given"] + 2
     assert is_picture(tmp_path / "cleaning.png")
+
+
+def test_which_method(tmp_path: Path) -> None:
+    result = example("which_method").main(["--quick", "--out", str(tmp_path / "which.png")])
+    steps, minimum = result.steps.found, result.minimum.found
+    for exact in ("Unrolled(20)", "Unrolled(20, trajectory='checkpoints')", "ForwardMode(20)"):
+        assert steps[exact].relative_error < 1e-12
+    truncated = [steps[f"Unrolled(20, truncate=k) k={k}"].relative_error for k in (1, 2, 5, 10, 15)]
+    assert truncated == sorted(truncated, reverse=True)
+    for family in (
+        "ConjugateGradient(k)",
+        "FixedPoint(momentum, k)",
+        "Neumann(k)",
+        "Unrolled(k)",
+        "Penalty(k)",
+    ):
+        errors = [minimum[f"{family} k={k}"].relative_error for k in (2, 5, 10)]
+        assert errors == sorted(errors, reverse=True), family
+    assert result.minimum.costs["Neumann(k) k=10"] < 0.6 * result.minimum.costs["Unrolled(k) k=10"]
+    assert is_picture(tmp_path / "which.png")
