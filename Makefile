@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types clean
+.PHONY: demo test lint types docs clean
 
 demo: $(VENV)/installed  ## Train a detector from one point per target on generated images, and show what it finds.
 	$(BIN)/istd demo --out runs/demo
@@ -18,10 +18,13 @@ lint: $(VENV)/installed  ## Style.
 types: $(VENV)/installed  ## Static types.
 	$(BIN)/mypy
 
+docs: $(VENV)/installed  ## The documentation, into site/; a broken link is an error.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	touch $@
 
-clean:  ## Remove the environment and what the demo wrote.
-	rm -rf $(VENV) runs/demo
+clean:  ## Remove the environment and what the demo and the documentation wrote.
+	rm -rf $(VENV) runs/demo site
