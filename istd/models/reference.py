@@ -1,65 +1,50 @@
 """Weights published by the authors, renamed to the modules here.
 
-The public PyTorch code of MLCL-Net, ALCL-Net (in the PAL framework) and of arXiv 2605.14346 shares one
-naming; its teacher puts the CNN under `base.` and the modulator under `modulator.`.
+| network | public code | notes |
+| --- | --- | --- |
+| MLCL-Net, ALCL-Net | YuChuang1205/PAL, yuanhang-yao/semantic-prior | a teacher has its CNN under `base.` |
+| GGL-Net | YuChuang1205/PAL | |
+| MSHNet | Lliu666/MSHNet, YuChuang1205/PAL | |
+| DNANet | YeRen123455/Infrared-Small-Target-Detection, YuChuang1205/PAL | with deep supervision |
+| RepISD-Net | dalinlin-Wu/RepISD-Net | in training, converted or deployed; one of the two maps is kept |
+| SCTransNet | xdFai/SCTransNet, YuChuang1205/PAL | made for 256 × 256 |
 
-| theirs | here |
-| --- | --- |
-| `stage.layer1.*` | `encoder.stem.*` |
-| `stage.resnet{s}_{b}.layer.*`, `.layer1.*` | `encoder.stages.{s-1}.{b-1}.body.*` |
-| `stage.resnet{s}_{b}.layer2.*` | `encoder.stages.{s-1}.{b-1}.shortcut.*` |
-| `mlcl{s}.layer{j}.*`, `mlcl{s}.conv.*` | `contrast.{s-1}.branches.{j-1}.*`, `contrast.{s-1}.fuse.*` |
-| `conv{s}.*` | `lateral.{s-1}.*` |
-| `lcl{s}.layer1.*` | `contrast.{s-1}.*` |
-| `sbam{s}.hl_layer.*`, `sbam{s}.ll_layer.*` | `attention.{s-1}.high.*`, `attention.{s-1}.gate.*` |
-| `layer.*` | `head.*` |
-| `layer_fuse_logits`, `attn_score.*`, `mlp.*`, `gamma_gate` | `fusion`, `attention.*`, `mlp.*`, `gate` |
+The names themselves are in `_reference_keys.py`. Checkpoints of a wrapped network (`module.`, `model.`) are
+unwrapped.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
 from ..errors import ModelError
-
-_STAGE = r"(?P<s>\d)"
-_BACKBONE_RULES: tuple[tuple[str, str], ...] = (
-    (r"stage\.layer1\.", "encoder.stem."),
-    (rf"stage\.resnet{_STAGE}_(?P<b>\d)\.layer1?\.", "encoder.stages.{s}.{b}.body."),
-    (rf"stage\.resnet{_STAGE}_(?P<b>\d)\.layer2\.", "encoder.stages.{s}.{b}.shortcut."),
-    (rf"mlcl{_STAGE}\.layer(?P<b>\d)\.", "contrast.{s}.branches.{b}."),
-    (rf"mlcl{_STAGE}\.conv\.", "contrast.{s}.fuse."),
-    (rf"conv{_STAGE}\.", "lateral.{s}."),
-    (rf"lcl{_STAGE}\.layer1\.", "contrast.{s}."),
-    (rf"sbam{_STAGE}\.hl_layer\.", "attention.{s}.high."),
-    (rf"sbam{_STAGE}\.ll_layer\.", "attention.{s}.gate."),
-    (r"layer\.", "head."),
-)
-_SCAM_RULES: tuple[tuple[str, str], ...] = (
-    (r"layer_fuse_logits$", "fusion"),
-    (r"attn_score\.", "attention."),
-    (r"mlp\.", "mlp."),
-    (r"gamma_gate$", "gate"),
-)
+from ._reference_keys import BACKBONE_NAMES, SCAM_NAMES, Names, rename
 
 
 def convert_reference_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the weights of a published MLCL-Net or ALCL-Net for `create_model(...).load_state_dict`.
+    """Rename the weights of a published network for `create_model(...).load_state_dict`.
+
+    Which network it is follows from the keys.
 
     Args:
-        state_dict: of the bare network, of a `DataParallel` one (`module.`), or of a teacher (`base.`; the
+        state_dict: of the bare network, of a wrapped one (`module.`, `model.`), or of a teacher (`base.`; the
             modulator and the foundation model beside it are left out).
 
     Raises:
-        ModelError: if a key is not one of those networks'.
+        ModelError: if the keys are not those of one of the networks.
     """
-    own = _without_prefix(state_dict, "module.")
+    own = _without_prefix(_without_prefix(state_dict, "module."), "model.")
     if any(key.startswith("base.") for key in own):
         own = {key.removeprefix("base."): value for key, value in own.items() if key.startswith("base.")}
-    return {_rename(key, _BACKBONE_RULES): value for key, value in own.items()}
+    tried = {name: _unknown(own, names) for name, names in BACKBONE_NAMES.items()}
+    nearest = min(tried, key=lambda name: len(tried[name]))
+    if tried[nearest]:
+        raise _foreign(tried[nearest][0])
+    if nearest == "repisdnet":  # of its two maps, background and target, the network here has the second
+        own = {key: value[-1:] if key.startswith("cls.4.") else value for key, value in own.items()}
+    return _renamed(own, BACKBONE_NAMES[nearest])
 
 
 def convert_reference_scam(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -75,22 +60,30 @@ def convert_reference_scam(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor
     own = _without_prefix(state_dict, "module.")
     if any(key.startswith("modulator.") for key in own):
         own = {k.removeprefix("modulator."): v for k, v in own.items() if k.startswith("modulator.")}
-    return {_rename(k, _SCAM_RULES): v for k, v in own.items() if not k.startswith("dino.")}
+    own = {key: value for key, value in own.items() if not key.startswith("dino.")}
+    unknown = _unknown(own, SCAM_NAMES)
+    if unknown:
+        raise _foreign(unknown[0])
+    return _renamed(own, SCAM_NAMES)
 
 
 def _without_prefix(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in state_dict.items()}
 
 
-def _rename(key: str, rules: tuple[tuple[str, str], ...]) -> str:
-    for pattern, replacement in rules:
-        match = re.match(pattern, key)
-        if match:
-            places = {name: int(number) - 1 for name, number in match.groupdict().items()}
-            return replacement.format(**places) + key[match.end() :]
-    raise ModelError(
-        "this key is not of a published MLCL-Net, ALCL-Net or their teacher",
+def _unknown(state_dict: Mapping[str, Tensor], names: Names) -> list[str]:
+    return [key for key in state_dict if rename(key, names) is None]
+
+
+def _renamed(state_dict: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
+    renamed = ((rename(key, names), value) for key, value in state_dict.items())
+    return {key: value for key, value in renamed if key is not None}
+
+
+def _foreign(key: str) -> ModelError:
+    return ModelError(
+        "this key is not of a published network that is known here, or of its teacher",
         where=key,
-        expected="keys such as stage.layer1.0.weight",
+        expected=f"the weights of one of {', '.join(BACKBONE_NAMES)}, named as in their authors' code",
         fix="load it with load_state_dict if it was saved by this project",
     )
