@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,12 +41,17 @@ def check_twice_differentiable(grads: MaybeTensors) -> None:
     Raises:
         RuntimeError: as autograd words it; `errors.explained` makes it a `DoubleBackwardError`.
     """
-    waiting = [grad.grad_fn for grad in grads if grad is not None and grad.grad_fn is not None]
+    if any(node.name() == "torch::autograd::Error" for node in graph(grads)):
+        raise RuntimeError("an autograd.Function in it is marked with once_differentiable")
+
+
+def graph(roots: Iterable[Tensor | None]) -> Iterator[Any]:
+    """Every node of the graph behind these tensors."""
+    waiting = [root.grad_fn for root in roots if root is not None and root.grad_fn is not None]
     seen = set(waiting)
     while waiting:
         node = waiting.pop()
-        if node.name() == "torch::autograd::Error":
-            raise RuntimeError("an autograd.Function in it is marked with once_differentiable")
+        yield node
         for following, _ in node.next_functions:
             if following is not None and following not in seen:
                 seen.add(following)

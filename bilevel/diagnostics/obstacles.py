@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .. import _rng
-from .._autograd import gradients, leaves, pull_back
+from .._autograd import gradients, graph, leaves, pull_back
 from ..batches import as_batches
 from ..errors import DoubleBackwardError
 from ..problem import Problem
@@ -68,9 +68,9 @@ def find_obstacles(problem: Problem, train: Any) -> tuple[Obstacle, ...]:
     modules = _Modules(problem)
 
     def search(loss: Tensor) -> tuple[Obstacle, ...]:
-        forward = list(_graph([loss]))
+        forward = list(graph([loss]))
         grads = gradients(loss, w, create_graph=True)
-        reasons = [reason for node in _graph(grads) if (reason := _refusal(node)) is not None]
+        reasons = [reason for node in graph(grads) if (reason := _refusal(node)) is not None]
         if not reasons:
             try:
                 pull_back(grads, (*w, *lam), [None if g is None else torch.ones_like(g) for g in grads])
@@ -138,19 +138,6 @@ class _Modules:
 
 
 _CUSTOM = "autograd.Function marked with once_differentiable"
-
-
-def _graph(roots: Iterable[Tensor | None]) -> Iterator[Any]:
-    """Every node of the graph behind these tensors."""
-    waiting = [root.grad_fn for root in roots if root is not None and root.grad_fn is not None]
-    seen = set(waiting)
-    while waiting:
-        node = waiting.pop()
-        yield node
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                waiting.append(following)
 
 
 def _refusal(node: Any) -> str | None:

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._autograd import graph
 from .._types import MaybeTensors, Tensors
+from ..errors import UnsupportedOptimizerError
 from ._base import State, UpdateRule, no_nan_where_zero
 
 
@@ -24,6 +26,10 @@ class TorchoptRule(UpdateRule):
 
     Args:
         transformation: the torchopt gradient transformation.
+
+    Raises:
+        UnsupportedOptimizerError: by `init`, for `use_accelerated_op=True`: the derivative written by hand
+            for that kernel has a wrong ε term.
     """
 
     def __init__(self, transformation: Any) -> None:
@@ -33,7 +39,12 @@ class TorchoptRule(UpdateRule):
         """The transformation's own fresh state."""
         zeros = tuple(torch.zeros_like(param) for param in params)
         with torch.no_grad():
-            self.transformation.update(zeros, self.transformation.init(zeros), params=zeros, inplace=False)
+            state = self.transformation.init(zeros)
+        with torch.enable_grad():
+            asked = tuple(zero.clone().requires_grad_() for zero in zeros)
+            updates, _ = self.transformation.update(asked, state, params=zeros, inplace=False)
+        _refuse_accelerated(updates)
+        with torch.no_grad():
             return self.transformation.init(tuple(param.detach() for param in params))
 
     def update(
@@ -47,3 +58,15 @@ class TorchoptRule(UpdateRule):
         seen = tuple(no_nan_where_zero(param) for param in params)
         updates, state = self.transformation.update(given, state, params=seen, inplace=False)
         return tuple(param + change for param, change in zip(params, updates, strict=True)), state
+
+
+def _refuse_accelerated(updates: Tensors) -> None:
+    for node in graph(updates):
+        made_by = getattr(node, "_forward_cls", None)
+        if made_by is not None and made_by.__module__.startswith("torchopt.accelerated_op"):
+            raise UnsupportedOptimizerError(
+                "the derivative of torchopt's accelerated kernel is wrong",
+                where="inner_optimizer",
+                found=f"{made_by.__module__}.{made_by.__qualname__}",
+                fix="pass use_accelerated_op=False, or use torch.optim.Adam or AdamW",
+            )
