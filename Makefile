@@ -19,7 +19,7 @@ types: $(VENV)/installed  ## Static types.
 	$(BIN)/mypy
 
 docs: $(VENV)/installed  ## The documentation, into site/; a broken link is an error.
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
