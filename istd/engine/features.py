@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ..data import Batch
 from ..errors import ConfigError
-from ..models import FrozenVFM
-from ..models.vfm_cache import CacheReport, VFMCache
+from ..models import CacheReport, FrozenVFM, VFMCache
 from ..ragged import RaggedImages
 from .batches import Features
 from .config import TrainConfig

@@ -143,6 +143,8 @@ class Trainer:
         seed_torch(config.seed, "model")
         model = build_model(config, self.vfm, self.corpus.mean, self.corpus.std).to(self.device)
         self.features = open_features(config, self.vfm, self.corpus, bars)
+        if self.features.report is not None:
+            self.console.print(f"[dim]{self.features.report.sentence()}[/dim]")
         self.method: Method = self._method(model, self._cluster(bars))
         self.watch = LabelWatch(self.corpus)
         self.vfm_fingerprint = None if self.vfm is None else self.vfm.fingerprint

@@ -37,6 +37,11 @@ class CacheReport:
     left_out: int
     bytes: int
 
+    def sentence(self) -> str:
+        """For a person who watches."""
+        left = f", {self.left_out} did not fit and are computed as they are drawn" if self.left_out else ""
+        return f"hidden maps of {self.stored} images cached ({self.bytes / 2**30:.2f} GiB){left}"
+
 
 class VFMCache:
     """Hidden maps of whole images, float16, one HDF5 file an image; written whole or not at all.

@@ -11,8 +11,17 @@ import pytest
 import torch
 
 from istd.data import SyntheticDataset, load_names, pack
-from istd.engine import RunFolder, TrainConfig, cluster_images, evaluate, load_corpus, packed, read_lines
-from istd.engine.label_state import start_labels, update_labels
+from istd.engine import (
+    RunFolder,
+    TrainConfig,
+    cluster_images,
+    evaluate,
+    label_watch,
+    load_corpus,
+    packed,
+    read_lines,
+)
+from istd.engine.label_state import label_quality, start_labels, update_labels
 from istd.engine.position import Position
 from istd.engine.run_folder import JsonLines
 from istd.engine.schedule import evolves, learning_rate, may_evolve
@@ -20,6 +29,7 @@ from istd.engine.seeding import derive_seed, seed_torch
 from istd.engine.selection import selection_images, selection_rule
 from istd.errors import CheckpointError, ConfigError, DataError
 from istd.metrics import MetricConvention
+from istd.models import list_models
 
 CPU = torch.device("cpu")
 
@@ -184,6 +194,9 @@ def test_presets_are_the_papers_and_can_be_overridden():
         assert (made.evolve_interval, made.mine_until) == (5, 0.8)
     other = TrainConfig(data="x", method="lesps", **dict(zip(names, published["pal"], strict=True)))
     assert tuple(getattr(other, name) for name in names) == published["pal"]
+    joined = {name: TrainConfig(data="x", backbone=name).over_outputs for name in list_models()}
+    assert {name for name, way in joined.items() if way == "sum"} == {"dnanet", "sctransnet"}
+    assert TrainConfig(data="x", backbone="dnanet", deep_supervision="mean").over_outputs == "mean"
     assert TrainConfig(data="x").outer_lr == 1e-2
     assert TrainConfig(data="x", hypergradient="reference").outer_lr == 1e-3
 
@@ -196,6 +209,28 @@ def test_labels_evolve_by_interval_or_when_the_loss_is_low():
     assert (may_evolve(lesps, 10.0), may_evolve(lesps, 9.9)) == (False, True)
     assert not any(evolves(lesps, epoch, since=-1) for epoch in range(20))
     assert [epoch for epoch in range(3, 20) if evolves(lesps, epoch, since=3)] == [3, 5, 10, 15]
+
+
+def test_labels_are_measured_again_only_when_they_have_changed(tmp_path, monkeypatch):
+    config = TrainConfig(data=str(write_folder(tmp_path / "data")), method="pal")
+    corpus = load_corpus(config, CPU)
+    state = start_labels(tmp_path / "labels.h5", corpus, config, CPU)
+    measured = []
+
+    def counted(*arguments):
+        measured.append(1)
+        return label_quality(*arguments)
+
+    monkeypatch.setattr(label_watch, "label_quality", counted)
+    watch = label_watch.LabelWatch(corpus)
+    assert watch.record(None) == {}
+    first = watch.record(state)
+    assert watch.record(state) == first
+    assert len(measured) == 2, "once for each split"
+    assert first["label_iou_train"] == label_quality(state.train, corpus.train, state.pool_indices)
+    update_labels(state, corpus, config, 70, lambda image: image * 0 - 20.0)
+    watch.record(state)
+    assert len(measured) == 4
 
 
 def test_saturated_labels_are_kept_as_eight_bits_keep_them(tmp_path):

@@ -292,6 +292,9 @@ def test_saved_detectors_answer_as_in_training(tmp_path, data):
         assert torch.equal(loaded.logits(image, role), trainer.detector.logits(image, role))
     teacher = load_state(RunFolder(tmp_path / "run").teacher, kind="teacher")
     assert not any("vfm" in name or "vit" in name for name in teacher["weights"])
+    assert teacher["weights"].keys() == trainer.detector.model.state_dict().keys()
+    frozen = {tuple(value.shape) for value in trainer.vfm.model.state_dict().values() if value.ndim > 1}
+    assert frozen.isdisjoint(tuple(value.shape) for value in teacher["weights"].values() if value.ndim > 1)
 
 
 def test_a_checkpoint_of_another_backbone_is_refused(tmp_path, data):

@@ -12,8 +12,7 @@ from istd.data import CropLoader, SyntheticDataset, load_names, pack
 from istd.engine import TrainConfig, load_corpus
 from istd.engine.features import CachedFeatures, open_features
 from istd.errors import ConfigError, ModelError
-from istd.models import SCAM, FrozenVFM, create_vfm
-from istd.models.vfm_cache import VFMCache
+from istd.models import SCAM, FrozenVFM, VFMCache, create_vfm
 
 LARGE = 1 << 30
 
