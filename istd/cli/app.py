@@ -16,7 +16,10 @@ from .annotate import annotate
 from .demo import demo
 from .doctor import doctor
 from .eval import evaluate_run
+from .pack import pack_dataset
+from .points import points
 from .predict import predict
+from .synth import synth
 from .train import train
 
 app = typer.Typer(
@@ -32,6 +35,9 @@ app.command("train")(train)
 app.command("eval")(evaluate_run)
 app.command("predict")(predict)
 app.command("doctor")(doctor)
+app.command("points")(points)
+app.command("synth")(synth)
+app.command("pack")(pack_dataset)
 
 
 def run() -> int:

@@ -14,8 +14,15 @@ from .packed import VERSION as PACKED_VERSION
 from .packed import PackedDataset
 from .packing import pack
 from .pointfiles import read_point_image, read_points, write_point_image, write_points
-from .points import centroid_points
-from .synthetic import Scene, SceneSettings, SyntheticDataset, make_scene, measure_targets
+from .points import centroid_points, coarse_points, point_rng
+from .synthetic import (
+    Scene,
+    SceneSettings,
+    SyntheticDataset,
+    make_scene,
+    measure_targets,
+    write_synthetic,
+)
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -36,6 +43,7 @@ __all__ = [
     "SyntheticDataset",
     "augment",
     "centroid_points",
+    "coarse_points",
     "list_layouts",
     "load_names",
     "load_split",
@@ -43,6 +51,7 @@ __all__ = [
     "measure_targets",
     "open_dataset",
     "pack",
+    "point_rng",
     "read_gray",
     "read_mask",
     "read_point_image",
@@ -51,4 +60,5 @@ __all__ = [
     "register_layout",
     "write_point_image",
     "write_points",
+    "write_synthetic",
 ]

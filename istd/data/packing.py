@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 import h5py
 import numpy as np
@@ -15,6 +15,7 @@ from .dataset import Dataset
 from .packed import COLUMNS, FORMAT, VERSION, PackedDataset
 
 _CHUNK = 2**16
+_T = TypeVar("_T")
 
 
 def pack(
@@ -22,8 +23,9 @@ def pack(
 ) -> PackedDataset:
     """Read every image of `dataset` once and write all of it to one compressed, checksummed file.
 
-    The file appears whole or not at all; see `PackedDataset` for what it holds. Masks are stored as read, so
-    one that had to be resized is stored in its image's size, and reading it still says so.
+    The file appears whole or not at all, also after Ctrl-C; see `PackedDataset` for what it holds. Memory
+    does not grow with the number of images. Masks are stored as read, so one that had to be resized is
+    stored in its image's size, and reading it still says so.
 
     Args:
         dataset: what to pack.
@@ -37,17 +39,61 @@ def pack(
         DataError: an image that cannot be used.
         WriteError: the file cannot be written; an existing one is untouched.
     """
-    # HDF5 can crash the process when the disk is full, so it writes to memory; what it makes is smaller than
-    # the uncompressed images, which a training run holds in memory anyway.
-    memory = io.BytesIO()
-    with h5py.File(memory, "w") as file:
-        _write(dataset, file, progress)
-    with atomic_path(path) as partial, partial.open("wb") as stream:
-        stream.write(memory.getbuffer())
+    with atomic_path(path) as partial, partial.open("w+b") as stream:
+        sink = _Sink(stream)
+        with h5py.File(sink, "w") as file:
+            _write(dataset, file, progress, sink)
+        sink.check()
     return PackedDataset(path)
 
 
-def _write(dataset: Dataset, file: h5py.File, progress: Callable[[int, int], None] | None) -> None:
+class _Sink:
+    """A file that never fails in the middle of HDF5, which can crash the process when the disk is full.
+
+    After the first error it takes everything and writes nothing; `check` raises that error.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._error: OSError | None = None
+
+    def check(self) -> None:
+        """Write out what is buffered; raise `OSError` if anything could not be written."""
+        self.flush()
+        if self._error is not None:
+            raise self._error
+
+    def write(self, data: bytes) -> int:
+        self._try(lambda: self._stream.write(data), 0)
+        return len(data)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush, None)
+
+    def truncate(self, size: int | None = None) -> int:
+        return self._try(lambda: self._stream.truncate(size), 0)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._try(lambda: self._stream.seek(offset, whence), 0)
+
+    def tell(self) -> int:
+        return self._try(self._stream.tell, 0)
+
+    def read(self, size: int = -1) -> bytes:
+        return self._try(lambda: self._stream.read(size), bytes(max(size, 0)))
+
+    def _try(self, action: Callable[[], _T], otherwise: _T) -> _T:
+        if self._error is None:
+            try:
+                return action()
+            except OSError as error:
+                self._error = error
+        return otherwise
+
+
+def _write(
+    dataset: Dataset, file: h5py.File, progress: Callable[[int, int], None] | None, sink: _Sink
+) -> None:
     flat = {
         name: file.create_dataset(
             name,
@@ -74,6 +120,7 @@ def _write(dataset: Dataset, file: h5py.File, progress: Callable[[int, int], Non
             columns[column].append(value)
         if record.note is not None:
             notes[name] = record.note
+        sink.check()
         if progress is not None:
             progress(done, len(dataset))
     for column, values in columns.items():

@@ -7,10 +7,12 @@ from .dataset import SyntheticDataset
 from .measure import TargetMeasure, measure_targets
 from .scene import Scene, SceneSettings, Target, make_scene
 from .targets import KINDS, draw_profile
+from .writing import TREES, write_synthetic
 
 __all__ = [
     "BACKGROUNDS",
     "KINDS",
+    "TREES",
     "Scene",
     "SceneSettings",
     "SyntheticDataset",
@@ -19,4 +21,5 @@ __all__ = [
     "draw_profile",
     "make_scene",
     "measure_targets",
+    "write_synthetic",
 ]

@@ -1,0 +1,148 @@
+"""`istd points`: point labels from masks, or from one format to another."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..data import Record
+
+
+class Source(StrEnum):
+    """Where points come from."""
+
+    centroid = "centroid"
+    coarse = "coarse"
+    given = "given"
+
+
+def points(
+    data: Annotated[
+        Path, typer.Argument(help="Folder of a dataset or of images, or a packed .h5 file.", metavar="DATA")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="What to write: NAME.csv, NAME.json, or a folder for one PNG per image."),
+    ],
+    kind: Annotated[
+        Source,
+        typer.Option(
+            "--kind",
+            help="centroid or coarse: from the masks; given: the points that the dataset or --from has.",
+        ),
+    ] = Source.centroid,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Convert this file (CSV, JSON, COCO) or folder of point PNGs instead."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides coarse points.")] = 0,
+    layout: Annotated[str, typer.Option("--layout", help="The folder's layout, if it is not found.")] = "",
+    mask_threshold: Annotated[
+        float | None,
+        typer.Option("--mask-threshold", help="Cut masks with soft edges at this part of their maximum."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write one point per target: from masks, or converted from another format.
+
+    A points.csv or points.json in the dataset's own folder is what training then uses.
+
+    Examples:
+
+        istd points data/sirst --out data/sirst/points.csv --kind coarse --seed 1
+
+        istd points data/mine --from export/coco.json --out data/mine/points.csv
+    """
+    from ..data import open_dataset, write_point_image, write_points
+    from ..engine.progress import Bars
+    from ..errors import ConfigError
+
+    console = Console()
+    dataset = open_dataset(data, layout=layout or None, mask_threshold=mask_threshold)
+    as_images = out.suffix == ""
+    if not as_images and out.suffix.lower() not in (".csv", ".json"):
+        raise ConfigError(
+            "--out has another format", found=out.name, expected="a .csv or .json file, or a folder"
+        )
+    if out.exists() and not force and not (as_images and out.is_dir() and not any(out.iterdir())):
+        raise ConfigError("--out exists", where=out, fix="add --force to replace it, or choose another")
+    converted = None if source is None else _read_source(source, dataset.names)
+    found: dict[str, np.ndarray] = {}
+    with Bars(console, "reading", len(dataset)) as bars:
+        for name in dataset.names:
+            record = dataset.read(name)
+            some = _points_of(record, kind, seed, converted)
+            _check_inside(record, some, source)
+            if as_images:
+                write_point_image(out / f"{name}.png", some, (record.image.shape[0], record.image.shape[1]))
+            found[name] = some
+            bars.advance(f"reading {len(found)}/{len(dataset)}")
+    if not as_images:
+        write_points(out, found)
+    targets, empty = sum(map(len, found.values())), sum(not len(some) for some in found.values())
+    console.print(
+        f"{targets} points in {len(found)} images ({empty} without a target), written to {escape(str(out))}"
+    )
+
+
+def _points_of(
+    record: Record, kind: Source, seed: int, converted: dict[str, np.ndarray] | None
+) -> np.ndarray:
+    import numpy as np
+
+    from ..data import centroid_points, coarse_points, point_rng
+    from ..errors import DataError
+
+    if converted is not None:
+        return converted.get(record.name, np.empty((0, 2), np.int64))
+    if kind is Source.given:
+        return record.points
+    if record.mask is None:
+        raise DataError(
+            f"the image {record.name} has no mask to take points from",
+            expected="masks for all images, or --kind given, or --from FILE",
+        )
+    if kind is Source.centroid:
+        return centroid_points(record.mask)
+    return coarse_points(record.mask, point_rng(seed, record.name))
+
+
+def _read_source(source: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    from ..data import IMAGE_SUFFIXES, read_point_image, read_points
+    from ..errors import DataError
+
+    if not source.exists():
+        raise DataError("there is no such file or folder", where=source, expected="points")
+    if source.is_file():
+        return read_points(source, names)
+    files = {path.stem: path for path in sorted(source.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
+    strange = sorted(set(files) - set(names))
+    if strange or not files:
+        raise DataError(
+            "the folder is not one of point images of this dataset",
+            where=source,
+            found=", ".join(strange[:5]) or "no image",
+            expected="PNG files named as the images",
+        )
+    return {name: read_point_image(path)[0] for name, path in files.items()}
+
+
+def _check_inside(record: Record, some: np.ndarray, source: Path | None) -> None:
+    from ..errors import DataError
+
+    if len(some) and (some.min() < 0 or (some >= record.image.shape).any()):
+        raise DataError(
+            f"a point of {record.name} lies outside the image",
+            where=source,
+            found=some.tolist(),
+            expected=f"rows (y, x) in an image of {record.image.shape[0]} × {record.image.shape[1]}",
+            fix="see whether y and x were exchanged",
+        )

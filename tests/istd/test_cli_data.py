@@ -1,0 +1,256 @@
+"""doctor, synth, points and pack as a person uses them, on tiny data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from istd.cli.app import app
+from istd.data import (
+    SyntheticDataset,
+    centroid_points,
+    coarse_points,
+    open_dataset,
+    pack,
+    point_rng,
+    read_points,
+    write_synthetic,
+)
+from istd.data._imagefile import read_gray_values
+from istd.data.synthetic import TREES
+from istd.doctor import diagnose
+from istd.errors import ConfigError, IstdError
+
+
+def istd(*arguments: object) -> Result:
+    return CliRunner(env={"COLUMNS": "160"}).invoke(app, [str(one) for one in arguments])
+
+
+def refused(*arguments: object) -> str:
+    """The message of the error that a command must end with."""
+    result = istd(*arguments)
+    assert isinstance(result.exception, IstdError), result.output
+    return str(result.exception)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("toy") / "set"
+    result = istd(
+        "synth", out, "--train", 4, "--val", 2, "--test", 2, "--height", 48, "--width", 64, "--seed", 5
+    )
+    assert result.exit_code == 0, result.output
+    assert "8 images (4 train, 2 val, 2 test), 48 × 64" in " ".join(result.output.split())
+    return out
+
+
+def test_synth_writes_what_the_generator_makes(toy: Path) -> None:
+    made = SyntheticDataset(4, 2, 2, (48, 64), seed=5)
+    data = open_dataset(toy)
+    assert data.splits == made.splits
+    for name in made.names:
+        record, scene = data.read(name), made.scene(name)
+        np.testing.assert_array_equal(record.image, scene.image)
+        np.testing.assert_array_equal(record.mask, scene.mask)
+        np.testing.assert_array_equal(record.points, scene.points)
+    assert json.loads((toy / "synthetic.json").read_text())["seed"] == 5
+
+
+@pytest.mark.parametrize("layout", sorted(TREES))
+def test_every_layout_can_be_written_and_is_recognised(tmp_path: Path, layout: str) -> None:
+    made = SyntheticDataset(2, 1, 1, (40, 40), seed=2)
+    write_synthetic(made, tmp_path / "set", layout=layout)
+    data = open_dataset(tmp_path / "set")
+    assert data.layout == layout
+    assert data.splits == made.splits
+    for name in made.names:
+        np.testing.assert_array_equal(data.read(name).points, made.scene(name).points)
+    assert diagnose(tmp_path / "set").count("error") == diagnose(tmp_path / "set").count("warning") == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_synth_16_bit_with_coarse_points(tmp_path: Path) -> None:
+    options = ("--train", 3, "--val", 0, "--test", 1, "--height", 40, "--width", 40)
+    for name in ("one", "two"):
+        result = istd(
+            "synth", tmp_path / name, *options, "--bits", 16, "--points", "coarse", "--layout", "dnanet"
+        )
+        assert result.exit_code == 0, result.output
+    made = SyntheticDataset(3, 0, 1, (40, 40))
+    data, again = open_dataset(tmp_path / "one"), open_dataset(tmp_path / "two")
+    for name in made.names:
+        scene = made.scene(name)
+        raw = read_gray_values(tmp_path / "one" / "images" / f"{name}.png")
+        assert raw.dtype == np.uint16
+        assert np.abs(np.clip(raw / 64, 0, 255) - scene.image).max() <= 0.51
+        points = data.read(name).points
+        assert scene.mask[tuple(points.T)].all()
+        assert len(points) == len(scene.points)
+        np.testing.assert_array_equal(points, again.read(name).points)
+
+
+def test_synth_refuses(toy: Path, tmp_path: Path) -> None:
+    assert "something is there already" in refused("synth", toy)
+    assert "sirst-v1" in refused("synth", tmp_path / "x", "--layout", "magic")
+    assert "8 | 16" in refused("synth", tmp_path / "x", "--bits", 12)
+    assert "no such points" in refused("synth", tmp_path / "x", "--layout", "sirst3", "--points", "coarse")
+    assert "at least one image" in refused("synth", tmp_path / "x", "--train", 0, "--val", 0, "--test", 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stopped_synth_leaves_nothing(tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_synthetic(SyntheticDataset(2, 0, 0, (32, 32)), tmp_path / "set", progress=stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_points_from_masks(toy: Path, tmp_path: Path) -> None:
+    data = open_dataset(toy)
+    for kind in ("centroid", "coarse"):
+        out = tmp_path / f"{kind}.csv"
+        result = istd("points", toy, "--out", out, "--kind", kind, "--seed", 3)
+        assert result.exit_code == 0, result.output
+        found = read_points(out, data.names)
+        assert tuple(found) == data.names
+        for name in data.names:
+            mask = data.read(name).mask
+            assert mask is not None
+            expected = (
+                centroid_points(mask) if kind == "centroid" else coarse_points(mask, point_rng(3, name))
+            )
+            np.testing.assert_array_equal(found[name], expected)
+
+
+def test_points_from_format_to_format(toy: Path, tmp_path: Path) -> None:
+    data = open_dataset(toy)
+    assert istd("points", toy, "--out", tmp_path / "dots", "--kind", "coarse").exit_code == 0
+    assert istd("points", toy, "--from", tmp_path / "dots", "--out", tmp_path / "a.json").exit_code == 0
+    assert istd("points", toy, "--from", tmp_path / "a.json", "--out", tmp_path / "b.csv").exit_code == 0
+    coco = {
+        "images": [{"id": i, "file_name": f"{name}.png"} for i, name in enumerate(data.names)],
+        "annotations": [
+            {"image_id": i, "bbox": [int(x) - 1, int(y) - 2, 3, 5]}
+            for i, name in enumerate(data.names)
+            for y, x in read_points(tmp_path / "b.csv", data.names)[name]
+        ],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    assert istd("points", toy, "--from", tmp_path / "coco.json", "--out", tmp_path / "c.csv").exit_code == 0
+    assert (tmp_path / "b.csv").read_text() == (tmp_path / "c.csv").read_text()
+    assert istd("points", toy, "--kind", "given", "--out", tmp_path / "d.csv").exit_code == 0
+    assert (tmp_path / "d.csv").read_text() == (toy / "points.csv").read_text()
+
+
+@pytest.mark.filterwarnings("ignore::istd.data.DataWarning")
+def test_points_refuses(toy: Path, tmp_path: Path) -> None:
+    (tmp_path / "there.csv").touch()
+    assert "--force" in refused("points", toy, "--out", tmp_path / "there.csv")
+    assert ".csv or .json" in refused("points", toy, "--out", tmp_path / "p.txt")
+    assert "no such file" in refused(
+        "points", toy, "--out", tmp_path / "p.csv", "--from", tmp_path / "nowhere"
+    )
+    (tmp_path / "far.csv").write_text("name,y,x\ntrain_00000,3,64\n")
+    message = refused("points", toy, "--out", tmp_path / "p.csv", "--from", tmp_path / "far.csv")
+    assert "lies outside" in message
+    assert "far.csv" in message
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), np.zeros((20, 20), np.uint8))
+    assert "has no mask" in refused("points", tmp_path, "--out", tmp_path / "p.csv")
+    assert not (tmp_path / "p.csv").exists()
+
+
+def test_coarse_points_are_spread_around_the_middle() -> None:
+    mask = np.zeros((60, 60), bool)
+    mask[10:42, 20:36] = True
+    points = np.concatenate([coarse_points(mask, np.random.default_rng(seed)) for seed in range(800)])
+    assert np.abs(points.mean(0) - [25.5, 27.5]).max() < 0.5
+    np.testing.assert_allclose(points.std(0), [4, 2], rtol=0.12)
+    ring = np.zeros((60, 60), bool)
+    ring[5:55, 5:55] = True
+    ring[6:54, 6:54] = False
+    (point,) = coarse_points(ring, np.random.default_rng(0))
+    assert ring[tuple(point)]
+
+
+def test_pack(toy: Path, tmp_path: Path) -> None:
+    result = istd("pack", toy, "--out", tmp_path / "p.h5")
+    assert result.exit_code == 0, result.output
+    packed, data = open_dataset(tmp_path / "p.h5"), open_dataset(toy)
+    assert packed.split_hash() == data.split_hash()
+    np.testing.assert_array_equal(packed.read("val_00001").image, data.read("val_00001").image)
+    assert "--force" in refused("pack", toy, "--out", tmp_path / "p.h5")
+    assert istd("pack", toy, "--out", tmp_path / "p.h5", "--force").exit_code == 0
+    assert "no such folder" in refused("pack", tmp_path / "nowhere")
+
+
+def test_ctrl_c_while_packing_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "data.h5"
+    target.write_bytes(b"the previous file")
+
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            assert len(list(tmp_path.iterdir())) == 2, "it writes as it goes"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(SyntheticDataset(5, 0, 0, (32, 32)), target, progress=stop)
+    assert target.read_bytes() == b"the previous file"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_doctor_shows_a_table_and_ends_with_a_code(toy: Path, tmp_path: Path) -> None:
+    result = istd("doctor", toy)
+    assert result.exit_code == 0, result.output
+    assert "nothing is wrong" in result.output
+    made = SyntheticDataset(2, 1, 1, (40, 40), seed=2)
+    write_synthetic(made, tmp_path / "set")
+    (tmp_path / "set" / "test.txt").write_text("test_00000\nghost\n")
+    result = istd("doctor", tmp_path / "set", "--no-scenes")
+    assert result.exit_code == 1
+    for text in ("missing-image", "ghost", "errors: 1, warnings: 0"):
+        assert text in result.output
+    assert istd("doctor", tmp_path / "set", "--fail-on", "never").exit_code == 0
+    (tmp_path / "set" / "test.txt").write_text("")
+    assert istd("doctor", tmp_path / "set").exit_code == 1
+    assert istd("doctor", tmp_path / "set", "--fail-on", "error").exit_code == 0
+
+
+def test_doctor_as_json(tmp_path: Path) -> None:
+    write_synthetic(SyntheticDataset(2, 1, 1, (40, 40), seed=2), tmp_path / "set")
+    for i in range(8):
+        (tmp_path / "set" / "images" / f"extra{i}.png").write_bytes(b"")
+    result = istd("doctor", tmp_path / "set", "--json")
+    assert result.exit_code == 1
+    written = json.loads(result.stdout)
+    assert written["layout"] == "folder"
+    assert written["splits"] == {"train": 2, "val": 1, "test": 1}
+    assert (written["errors"], written["warnings"]) == (0, 1)
+    (finding,) = written["findings"]
+    assert finding["check"] == "unlisted-image"
+    assert finding["names"] == [f"extra{i}" for i in range(8)]
+    short = istd("doctor", tmp_path / "set").output
+    assert "… and 3 more" in short
+    assert "extra7" not in short
+    assert "extra7" in istd("doctor", tmp_path / "set", "--all").output
+    assert "no such folder" in refused("doctor", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("command", ["doctor", "points", "synth", "pack"])
+def test_help_has_examples(command: str) -> None:
+    result = istd(command, "--help")
+    assert result.exit_code == 0
+    assert "Examples" in result.output
+    assert f"istd {command} data/" in result.output
+
+
+def test_unknown_bits_in_the_library(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="8 or 16 bits"):
+        write_synthetic(SyntheticDataset(1, 0, 0, (32, 32)), tmp_path / "x", bits=9)  # type: ignore[arg-type]
