@@ -11,6 +11,7 @@ from __future__ import annotations
 import hmac
 import json
 import secrets
+import sys
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -86,7 +87,9 @@ class AnnotationServer(ThreadingHTTPServer):
         self.url = f"http://{HOST}:{self.port}/#{self.token}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that went away mid-answer is nothing to report."""
+        """A browser that went away mid-answer is nothing to report; a fault of ours is."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -17,7 +17,7 @@ from ..data._record import Record
 from ..data.dataset import SPLITS, Dataset
 from ..data.layouts._files import POINT_FILES
 from ..data.layouts._folder_dataset import FolderDataset
-from ..errors import ConfigError, DataError, IstdError
+from ..errors import ConfigError, DataError, IstdError, WriteError
 from .point_file import Point, PointFile
 
 MAX_POINTS = 10_000
@@ -111,13 +111,13 @@ class AnnotationSession:
         Raises:
             DataError: an unknown or unreadable image, or a new point outside of it.
             StaleRevisionError: the image's points changed since `revision`.
-            WriteError: the disk refused.
+            WriteError: the disk refused, or the session is closed.
         """
         self._known(name)
         shape = self._shape(name)
         with self._lock:
             if self._closed:
-                raise ConfigError("the annotation has been ended", fix="start `istd annotate` again")
+                raise WriteError("the annotation has been ended", fix="start `istd annotate` again")
             self._catch_up()
             if revision != self._changed_at[name]:
                 raise StaleRevisionError(

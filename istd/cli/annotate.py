@@ -112,5 +112,6 @@ def _summarise(console: Console, session: AnnotationSession) -> None:
         note = ""
     if note:
         console.print(f"[yellow]note[/yellow] {note}", highlight=False, soft_wrap=True)
-    root = escape(str(session.dataset.root))
-    console.print(f"now train: istd train --data {root}", highlight=False, soft_wrap=True)
+    if session.read_by_training:
+        root = escape(str(session.dataset.root))
+        console.print(f"now train: istd train --data {root}", highlight=False, soft_wrap=True)

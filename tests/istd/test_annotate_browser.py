@@ -231,6 +231,7 @@ def test_keys_undo_and_reload(open_page: OpenPage) -> None:
     assert page.rows() == [("frame1", "5", "6"), ("frame1", "7", "8")]
     page.keys(Keys.ARROW_RIGHT)
     page.wait_for_image("frame2")
+    assert page.text("position").strip() == ""  # of the image before
     page.keys("0")
     assert page.rows()[2:] == [("frame2", "", "")]
     assert page.text("status") == "no target"

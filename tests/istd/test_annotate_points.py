@@ -167,7 +167,7 @@ def test_changes_at_once_are_all_kept(folder: Path) -> None:
     assert start(folder).file.annotations == {f"f{i}": ((i, i), (i, i + 1)) for i in range(12)}
     assert session.state()["revision"] == 12
     session.close()
-    with pytest.raises(ConfigError, match="ended"):
+    with pytest.raises(WriteError, match="ended"):
         session.save("f1", [], 2)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from istd.annotate import AnnotationServer, AnnotationSession
+from istd.cli import app as cli
 from istd.data import open_dataset
 from istd.errors import ConfigError
 
@@ -229,6 +230,26 @@ def test_a_port_in_use_is_named(server: AnnotationServer) -> None:
         AnnotationServer(server.session, server.port)
     with AnnotationServer(server.session) as other:
         assert other.token != server.token
+
+
+def test_the_command_names_what_is_wrong(
+    server: AnnotationServer,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (folder / "train.txt").write_text("f1\n")
+    for arguments, message in (
+        ([folder / "gone"], "no such folder"),
+        ([folder, "--split", "test"], "is empty"),
+        ([folder, "--split", "mine"], "no such split"),
+        ([folder, "--points", folder / "points.txt"], ".csv or .json"),
+        ([folder, "--port", server.port], "choose another --port"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["istd", "annotate", "--no-open", *map(str, arguments)])
+        assert cli.run() == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+    assert not (folder / "points.csv").exists()
 
 
 def test_the_command_serves_and_ends_with_a_summary(folder: Path) -> None:

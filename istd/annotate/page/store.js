@@ -4,6 +4,7 @@
 import { Refused, loadState, savePoints } from "./api.js";
 
 const RETRY_MS = 1500;
+const NEVER = [400, 409, 422]; // answers to a change that trying again will not make better
 
 export const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
@@ -102,9 +103,9 @@ export class Store extends EventTarget {
         this.#tell("saved");
         if (others) await this.load().catch(() => {});
       } catch (error) {
-        if (error instanceof Refused && error.status !== 507) await this.#giveUp(name, error);
+        if (error instanceof Refused && NEVER.includes(error.status)) await this.#giveUp(name, error);
         else {
-          // The disk is full or the server is away: the change stays here and is tried again.
+          // The disk is full, or the server is away or another one: the change stays here and is tried again.
           this.#tell("unsaved", error instanceof Refused ? error.message : "The server does not answer.");
           await new Promise((done) => setTimeout(done, RETRY_MS));
         }

@@ -36,7 +36,7 @@ export class View extends EventTarget {
     const other = !keep || bitmap?.width !== this.bitmap?.width || bitmap?.height !== this.bitmap?.height;
     this.bitmap = bitmap;
     if (other) {
-      this.cursor = null;
+      this.#point(null);
       this.#release();
       this.fit();
     }
