@@ -211,9 +211,10 @@ class TrainConfig:
                 fix="use the version that wrote it, or start a new run",
             )
         # JSON knows lists, not tuples.
-        return cls(
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        )
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return cls(**fields)
 
 
 def setting_choices(name: str) -> tuple[Any, ...]:
