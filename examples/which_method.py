@@ -88,6 +88,9 @@ def after_steps() -> Family:
         "Unrolled(20)": {0: bilevel.Unrolled(STEPS)},
         "Unrolled(20, mode='graph')": {0: bilevel.Unrolled(STEPS, mode="graph")},
         "Unrolled(20, trajectory='checkpoints')": {0: bilevel.Unrolled(STEPS, trajectory="checkpoints")},
+        "Unrolled(20, products='forward-over-reverse')": {
+            0: bilevel.Unrolled(STEPS, products="forward-over-reverse")
+        },
         "ForwardMode(20)": {0: bilevel.ForwardMode(STEPS)},
         "SAMA": {0: bilevel.SAMA()},
         "FiniteDifference": {0: bilevel.FiniteDifference(LR)},
@@ -185,7 +188,7 @@ def run(budgets: Sequence[int], repeats: int, dense: bool) -> Result:
 
 
 def _draw(axes: Axes, question: Question, smallest: float) -> None:
-    for marker, (family, budgets) in zip("osD^v<>Xp", question.families.items(), strict=False):
+    for marker, (family, budgets) in zip("osD^*v<>Xp", question.families.items(), strict=False):
         names = [_name(family, k) for k in budgets]
         errors = [max(question.found[name].relative_error, smallest) for name in names]
         costs = [question.costs[name] for name in names]
