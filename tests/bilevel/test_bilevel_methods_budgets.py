@@ -77,7 +77,8 @@ def test_nystrom_hypergradients_error_shrinks_with_the_rank() -> None:
     [
         (Unrolled(1), 1e-12),
         (Unrolled(3, mode="graph"), 1e-12),
-        (ForwardMode(2), 1e-12),
+        (ForwardMode(2, walked_back=0), 1e-12),
+        (Unrolled(2, products="forward-over-reverse"), 1e-12),
         (Implicit(ConjugateGradient()), 1e-12),
         (Implicit(Neumann(0.5, 60)), 1e-5),
         (Implicit(FixedPoint(0.5, 0.0, 60)), 1e-5),
