@@ -167,7 +167,9 @@ def methods(world: World) -> st.SearchStrategy[HypergradientMethod]:
         Unrolled(world.steps, 1),
         Unrolled(world.steps, trajectory="checkpoints"),
         Unrolled(world.steps, mode="graph"),
+        Unrolled(world.steps, trajectory="checkpoints", products="forward-over-reverse"),
+        ForwardMode(world.steps, None, walked_back=0),
+        ForwardMode(world.steps, walked_back=0),
         ForwardMode(world.steps),
-        ForwardMode(world.steps, 1),
     ]
     return st.sampled_from(unrolled + METHODS)

@@ -24,14 +24,18 @@ pytestmark = pytest.mark.filterwarnings("ignore::bilevel.LinearSolveWarning")
 
 
 @examples(40)
-@given(world=worlds(), chunk_size=st.sampled_from([None, 1, 2]))
-def test_exact_modes_agree(world: World, chunk_size: int | None) -> None:
+@given(world=worlds(), chunk_size=st.sampled_from([None, 1, 2]), walked_back=st.sampled_from([0, 0, 1, None]))
+def test_exact_modes_agree(world: World, chunk_size: int | None, walked_back: int | None) -> None:
     built = build(world)
     adjoint = ask(built, Unrolled(world.steps))
     assert all(bool(torch.isfinite(one).all()) for one in adjoint.values())
     for storage in ("cpu", "checkpoints"):
         assert same(ask(built, Unrolled(world.steps, trajectory=storage)), adjoint), storage
-    for method in (Unrolled(world.steps, mode="graph"), ForwardMode(world.steps, chunk_size)):
+    for method in (
+        Unrolled(world.steps, mode="graph"),
+        Unrolled(world.steps, products="forward-over-reverse"),
+        ForwardMode(world.steps, chunk_size, walked_back),
+    ):
         found = ask(built, method)
         assert close(found, adjoint, 1e-9), method
         torch.testing.assert_close(found.inner_losses, adjoint.inner_losses, rtol=1e-12, atol=1e-14)
@@ -143,6 +147,7 @@ def test_dropout_is_replayed(world: World, chunk_size: int | None) -> None:
     assert same(ask(built, Unrolled(world.steps)), adjoint)
     assert same(ask(built, Unrolled(world.steps, trajectory="checkpoints")), adjoint)
     assert close(ask(built, Unrolled(world.steps, mode="graph")), adjoint, 1e-9)
-    assert close(ask(built, ForwardMode(world.steps, chunk_size)), adjoint, 1e-9)
+    assert close(ask(built, Unrolled(world.steps, products="forward-over-reverse")), adjoint, 1e-9)
+    assert close(ask(built, ForwardMode(world.steps, chunk_size, walked_back=0)), adjoint, 1e-9)
     others = [ask(built, Unrolled(world.steps), seed) for seed in (2, 3, 4)]
     assert any(not torch.equal(one.outer_loss, adjoint.outer_loss) for one in others)
