@@ -232,11 +232,15 @@ function listen() {
     panel.showSaved(store.pending ? "busy" : "ok");
     refresh();
   });
+  let troubled = false;
   store.addEventListener("saved", () => {
+    if (troubled) panel.notice("");
+    troubled = false;
     panel.showSaved(store.pending ? "busy" : "ok");
     refresh();
   });
   store.addEventListener("unsaved", ({ detail }) => {
+    troubled = true;
     panel.showSaved("bad");
     panel.notice(`Not saved yet, trying again. ${detail}`, true);
   });
