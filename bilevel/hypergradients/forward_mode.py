@@ -56,9 +56,9 @@ class ForwardMode(HypergradientMethod):
 
     Args:
         steps: T ≥ 1, the number of inner steps.
-        chunk_size: how many coordinates are vectorised together, None for all. 1, a plain loop without vmap,
-            also takes losses with operators that vmap refuses (activation checkpointing with dropout) and
-            several processes. Vectorising may pay on accelerators, where many small kernels wait in line.
+        chunk_size: for how many coordinates derivatives of the loss are vectorised together, None for all. 1,
+            a plain loop without vmap, also takes losses with operators that vmap refuses (activation
+            checkpointing with dropout) and several processes. The update rule is always vectorised.
         walked_back: how many of the last steps are walked back; None for as many as there are outer
             coordinates. With 0 the tangents go all the way.
 
@@ -239,13 +239,7 @@ class ForwardMode(HypergradientMethod):
 
         given = tuple(slope for index, slope in enumerate(slopes) if index in used and slope is not None)
         moved = (tangents.inner, given, tangents.state, directions)
-        if self.chunk_size == 1:
-            each = [
-                push(*(tuple(one[k] for one in part) for part in moved)) for k in range(len(directions[0]))
-            ]
-            found = tuple(torch.stack(one) for one in zip(*each, strict=True))
-        else:
-            found = torch.vmap(push, chunk_size=self.chunk_size)(*moved)
+        found = torch.vmap(push)(*moved)
         inner, state = found[: len(at.inner)], found[len(at.inner) :]
         return _Tangents(
             _no_nan_where_zero(rule, at, grads, outer, tangents.inner, inner),
