@@ -16,6 +16,7 @@ from .annotate import annotate
 from .demo import demo
 from .doctor import doctor
 from .eval import evaluate_run
+from .labels import labels
 from .pack import pack_dataset
 from .points import points
 from .predict import predict
@@ -38,6 +39,7 @@ app.command("doctor")(doctor)
 app.command("points")(points)
 app.command("synth")(synth)
 app.command("pack")(pack_dataset)
+app.command("labels")(labels)
 
 
 def run() -> int:

@@ -24,6 +24,7 @@ from .mining import (
     missed_bound,
 )
 from .point import PointSettings
+from .quality import VersionQuality, quality_by_version
 from .store import LabelStore, Version
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "MiningSettings",
     "PointSettings",
     "Version",
+    "VersionQuality",
     "calibrate",
     "compare_with_points",
     "evolve",
@@ -50,6 +52,7 @@ __all__ = [
     "list_initializations",
     "merge_with_points",
     "missed_bound",
+    "quality_by_version",
     "register_initialization",
     "to_uint8",
 ]

@@ -216,10 +216,16 @@ class LabelStore:
         )
         return version
 
-    def labels(self, version: int | None = None) -> list[LabelMap]:
-        """All labels, float32 [H, W] each, in the order of `names`, as of a version (the last if None)."""
-        sparse = self._read(self._check_version(version), range(len(self.names)))
-        return [sparse[index].dense(size) for index, size in enumerate(self.sizes)]
+    def labels(self, version: int | None = None, only: Sequence[int | str] | None = None) -> list[LabelMap]:
+        """Labels, float32 [H, W] each, as of a version (the last if None).
+
+        Args:
+            version: which.
+            only: images (names or positions) in the wanted order; all, in the order of `names`, if None.
+        """
+        indices = range(len(self.names)) if only is None else [self._position(image) for image in only]
+        sparse = self._read(self._check_version(version), indices)
+        return [sparse[index].dense(self.sizes[index]) for index in indices]
 
     def label(self, image: int | str, version: int | None = None) -> LabelMap:
         """The label of one image (name or position), float32 [H, W], as of a version (the last if None)."""

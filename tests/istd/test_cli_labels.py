@@ -1,0 +1,136 @@
+"""istd labels: what a store's versions changed, against masks, in table, CSV and pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from istd.cli.app import app
+from istd.data import SyntheticDataset, pack, write_synthetic
+from istd.errors import IstdError
+from istd.labels import LabelStore, quality_by_version
+
+MADE = SyntheticDataset(4, 2, 1, (48, 64), seed=5)
+
+
+def istd(*arguments: object) -> Result:
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(one) for one in arguments])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LabelStore:
+    """Three versions: points, then the masks grown by a pixel for the first three images, then two masks."""
+    names = (*MADE.splits["train"], *MADE.splits["val"])
+    masks = {name: MADE.scene(name).mask for name in names}
+    first = []
+    for name in names:
+        label = np.zeros((48, 64), np.float32)
+        label[tuple(MADE.scene(name).points.T)] = 1
+        first.append(label)
+    pool = [True, False, True, True, True, True]
+    store = LabelStore.create(tmp_path / "labels.h5", names, first, pool=pool, note="points")
+    grown = {name: cv2.dilate(masks[name].astype(np.float32), np.ones((3, 3))) * 0.8 for name in names[:3]}
+    store.commit(5, grown, pool=np.ones(6, bool), note="grown")
+    store.commit(10, {name: masks[name].astype(np.float32) for name in names[:2]}, note="[good]")
+    return store
+
+
+def test_quality_by_version_is_what_a_plain_count_gives(store: LabelStore) -> None:
+    masks = {name: MADE.scene(name).mask for name in store.names[:5]}
+    rows = quality_by_version(store, masks.items())
+    assert [(row.epoch, row.changed, row.entered, row.pool_size) for row in rows] == [
+        (0, 6, 5, 5),
+        (5, 3, 1, 6),
+        (10, 2, 0, 6),
+    ]
+    for row in rows:
+        chosen = store.pool(row.number)
+        for figure, keep in ((row.iou, np.ones(6, bool)), (row.pool_iou, chosen)):
+            pairs = [(store.label(n, row.number) > 0.5, masks[n]) for i, n in enumerate(masks) if keep[i]]
+            common = sum(int((label & mask).sum()) for label, mask in pairs)
+            union = sum(int((label | mask).sum()) for label, mask in pairs)
+            assert figure == pytest.approx(common / union, abs=1e-12)
+    assert rows[0].precision == 1
+    assert rows[2].recall is not None
+    assert rows[1].recall is not None
+    assert rows[1].recall > (rows[0].recall or 0)
+    assert [row.iou for row in quality_by_version(store)] == [None] * 3
+
+
+def test_labels_of_a_store_with_data(store: LabelStore, tmp_path: Path) -> None:
+    write_synthetic(MADE, tmp_path / "set")
+    result = istd(
+        "labels", store.path, "--data", tmp_path / "set", "--count", 3, "--out", tmp_path / "report"
+    )
+    assert result.exit_code == 0, result.output
+    for text in ("versions of the labels", "IoU (training)", "grown", "[good]"):
+        assert text in result.output
+    report = tmp_path / "report"
+    assert {path.name for path in report.iterdir()} == {
+        "versions.csv",
+        "gallery.png",
+        "evolution.gif",
+        "iou.png",
+    }
+    with (report / "versions.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["changed"] for row in rows] == ["6", "3", "2"]
+    expected = quality_by_version(store, ((name, MADE.scene(name).mask) for name in store.names))
+    assert [float(row["iou"]) for row in rows] == pytest.approx([row.iou for row in expected])
+    with Image.open(report / "evolution.gif") as gif:
+        assert gif.n_frames == 3
+        frames = []
+        for number in range(3):
+            gif.seek(number)
+            frames.append(np.asarray(gif.convert("RGB")).astype(int))
+    assert np.abs(frames[0] - frames[1]).max() > 50
+    gallery = np.asarray(Image.open(report / "gallery.png").convert("RGB"))
+    assert (np.abs(gallery.astype(int) - [0, 230, 120]).sum(2) < 40).any(), "the outline of the mask is there"
+
+
+def test_labels_of_a_run_know_their_data(store: LabelStore, tmp_path: Path) -> None:
+    from istd.engine import TrainConfig
+
+    pack(MADE, tmp_path / "set.h5")
+    run = tmp_path / "run"
+    run.mkdir()
+    store.path.rename(run / "labels.h5")
+    config = TrainConfig(data=str(tmp_path / "set.h5")).to_dict()
+    (run / "config.json").write_text(json.dumps(config))
+    result = istd("labels", run, "--image", "train_00001", "--no-gif", "--columns", 2)
+    assert result.exit_code == 0, result.output
+    names = {path.name for path in (run / "label-report").iterdir()}
+    assert names == {"versions.csv", "gallery.png", "iou.png"}
+
+
+def test_labels_without_data_are_a_table(store: LabelStore) -> None:
+    result = istd("labels", store.path)
+    assert result.exit_code == 0, result.output
+    assert "give --data" in result.output
+    assert "IoU" not in result.output
+    assert [path.name for path in (store.path.parent / "label-report").iterdir()] == ["versions.csv"]
+
+
+def test_labels_refuses(store: LabelStore, tmp_path: Path) -> None:
+    write_synthetic(SyntheticDataset(4, 2, 1, (48, 48), seed=5), tmp_path / "small")
+    write_synthetic(SyntheticDataset(2, 0, 1, (48, 64), seed=5), tmp_path / "few")
+    for arguments, message in (
+        ((tmp_path / "nowhere",), "no label store"),
+        ((store.path, "--image", "ghost"), "no label of this image"),
+        ((store.path, "--data", tmp_path / "few"), "of other images"),
+        ((store.path, "--data", tmp_path / "small"), "another size"),
+    ):
+        result = istd("labels", *arguments)
+        assert isinstance(result.exception, IstdError), result.output
+        assert message in str(result.exception)
+
+
+def test_labels_help_has_examples() -> None:
+    assert "istd labels runs/demo" in istd("labels", "--help").output
