@@ -16,6 +16,7 @@ from .annotate import annotate
 from .demo import demo
 from .doctor import doctor
 from .eval import evaluate_run
+from .export import export
 from .labels import labels
 from .pack import pack_dataset
 from .points import points
@@ -35,6 +36,7 @@ app.command("demo")(demo)
 app.command("train")(train)
 app.command("eval")(evaluate_run)
 app.command("predict")(predict)
+app.command("export")(export)
 app.command("doctor")(doctor)
 app.command("points")(points)
 app.command("synth")(synth)

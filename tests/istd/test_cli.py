@@ -12,22 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from istd.cli import app as cli
 from istd.data import SyntheticDataset, pack
-
-
-@pytest.fixture
-def istd(monkeypatch, capsys):
-    """Run `istd ARGUMENTS`; the exit code and everything printed."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["istd", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        code = cli.run()
-        captured = capsys.readouterr()
-        return code, captured.out + captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

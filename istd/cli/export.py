@@ -1,0 +1,112 @@
+"""`istd export`: a trained detector as a file for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from . import options as opt
+
+if TYPE_CHECKING:
+    from ..export import Deployed
+
+_SUFFIX = {"onnx": ".onnx", "torchscript": ".pt"}
+
+
+def export(
+    run: opt.Run,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="File to write. Default: in the run's folder.", rich_help_panel="Where"),
+    ] = None,
+    format: Annotated[
+        str, typer.Option("--format", help="onnx or torchscript.", rich_help_panel="What")
+    ] = "onnx",
+    role: Annotated[
+        str,
+        typer.Option("--role", help="Only the student can be exported.", rich_help_panel="What"),
+    ] = "student",
+    logits: Annotated[
+        bool, typer.Option("--logits", help="Answer logits instead of probabilities.", rich_help_panel="What")
+    ] = False,
+    threshold: Annotated[
+        float,
+        typer.Option(
+            "--threshold", min=0.0, max=1.0, help="Noted in the file for its users.", rich_help_panel="What"
+        ),
+    ] = 0.5,
+    backbone: Annotated[
+        str,
+        typer.Option("--backbone", help="Refuse a checkpoint of another network.", rich_help_panel="What"),
+    ] = "",
+    exporter: Annotated[
+        str,
+        typer.Option(
+            "--exporter", help="Of ONNX: trace (seconds) or dynamo (a minute).", rich_help_panel="How"
+        ),
+    ] = "trace",
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check/--no-check", help="Compare with PyTorch at several sizes.", rich_help_panel="How"
+        ),
+    ] = True,
+) -> None:
+    """Write the student as ONNX or TorchScript: float [batch, 1, height, width] in [0, 1] to probabilities.
+
+    Any batch, height and width; padding and normalisation are inside. Class names, input range, threshold and
+    versions stand in the file. It is checked against PyTorch before it takes its name.
+    """
+    from ..engine import load_detector
+    from ..export import Deployed, describe
+
+    _refuse(format, role, run)
+    console = Console()
+    detector = load_detector(run, device="cpu", backbone=backbone or None)
+    network = Deployed(detector.backbone, "logits" if logits else "probability")
+    folder = run if run.is_dir() else run.parent
+    target = out or folder / f"{detector.backbone.name}{_SUFFIX[format]}"
+    about = describe(detector.backbone, detector.header, threshold, network.output)
+    with console.status(f"exporting {detector.backbone.name}"):
+        found = _write(network, target, about, format, exporter, check)
+    console.print(f"written: {escape(str(target))}", highlight=False, soft_wrap=True)
+    console.print(found)
+
+
+def _refuse(format: str, role: str, run: Path) -> None:
+    from ..errors import ConfigError
+
+    if format not in _SUFFIX:
+        raise ConfigError("--format is unknown", found=format, expected=" | ".join(_SUFFIX))
+    if role != "student" or (run.is_file() and run.stem == "teacher"):
+        raise ConfigError(
+            "only the student can be exported",
+            found=role if role != "student" else run.name,
+            expected="student",
+            fix="leave --role away: the teacher needs its frozen foundation model, whose weights are not "
+            "part of a run; the student is the network that is made to be deployed",
+        )
+
+
+def _write(
+    network: Deployed, target: Path, about: dict[str, Any], format: str, exporter: str, check: bool
+) -> str:
+    """Write `target`, whole and checked or not at all; a line that says how well it agrees."""
+    from .._files import atomic_path
+    from ..export import check_onnx, check_torchscript, export_onnx, export_torchscript
+
+    with atomic_path(target) as partial:
+        if format == "onnx":
+            export_onnx(network, partial, about, exporter)  # type: ignore[arg-type]  # checked there
+        else:
+            export_torchscript(network, partial, about)
+        if not check:
+            return "not compared with PyTorch"
+        parity = (check_onnx if format == "onnx" else check_torchscript)(network, partial)
+    shapes = ", ".join("×".join(map(str, shape)) for shape in parity.shapes)
+    runtime = "onnxruntime" if format == "onnx" else "TorchScript"
+    return f"{runtime} agrees with PyTorch to {parity.difference:.1e} at {shapes} (batch×height×width)"

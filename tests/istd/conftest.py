@@ -1,0 +1,25 @@
+"""Fixtures for the tests of `istd`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+
+
+@pytest.fixture
+def istd(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """Run `istd ARGUMENTS`; the exit code and everything printed."""
+    from istd.cli import app as cli
+
+    def run(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["istd", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        code = cli.run()
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return run
