@@ -36,7 +36,7 @@ def train(
             "--set",
             metavar="NAME=VALUE",
             help="Any other setting, such as --set lr=5e-4 --set label_init=canny --set coupling=separate; "
-            "as often as needed. `--set help` lists all.",
+            "as often as needed. `--set help` lists all, with the defaults of --method.",
             rich_help_panel="More",
         ),
     ] = None,
@@ -52,7 +52,8 @@ def train(
 
     console = Console()
     if settings and "help" in settings:
-        _list_settings(console, TrainConfig)
+        shown: dict[str, Any] = {"method": method, "backbone": backbone, "hypergradient": hypergradient}
+        _list_settings(console, TrainConfig(data="", **shown))
         return
     given = {
         "data": str(Path(data).expanduser().resolve()) if data else "",
@@ -125,11 +126,10 @@ def _parse_settings(settings: list[str], config: Any) -> dict[str, Any]:
 
 
 def _list_settings(console: Console, config: Any) -> None:
-    from ..engine.config import setting_choices, setting_is_optional
+    """Every setting with the value it has in `config`, which is the preset of its method."""
+    from ..engine.config import setting_choices
 
     for item in dataclasses.fields(config):
-        default = "required" if item.default is dataclasses.MISSING else item.default
-        if default is None and not setting_is_optional(item.name):
-            default = "the method's own"
+        value = "required" if item.default is dataclasses.MISSING else getattr(config, item.name)
         choices = " | ".join(map(str, setting_choices(item.name))) or str(item.type)
-        console.print(f"[bold]{item.name}[/bold] = {default}  [dim]{escape(choices)}[/dim]")
+        console.print(f"[bold]{item.name}[/bold] = {value}  [dim]{escape(choices)}[/dim]")

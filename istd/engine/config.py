@@ -222,11 +222,6 @@ def setting_choices(name: str) -> tuple[Any, ...]:
     return _literal_choices(_HINTS[name])
 
 
-def setting_is_optional(name: str) -> bool:
-    """Whether a field may be none."""
-    return _optional(_HINTS[name])
-
-
 def parse_setting(name: str, text: str) -> Any:
     """The value of a field as a person types it: numbers, true and false, none where allowed, text."""
     hint, word = _HINTS[name], text.strip().lower()

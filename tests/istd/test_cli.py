@@ -84,6 +84,10 @@ def test_defaults_shown_are_the_ones_used(istd):
     code, text = istd("train", "--set", "help")
     assert code == 0
     assert "label_init = contrast" in text
+    code, text = istd("train", "--method", "lesps", "--set", "help")
+    assert code == 0
+    assert "label_init = points" in text
+    assert "epochs = 400" in text
 
 
 @pytest.mark.parametrize(
@@ -91,7 +95,7 @@ def test_defaults_shown_are_the_ones_used(istd):
     [
         (["train"], "--data is missing"),
         (["train", "--data", "/nowhere"], "/nowhere"),
-        (["train", "--data", "x", "--method", "magic"], "full | pal | semantic-prior"),
+        (["train", "--data", "x", "--method", "magic"], "full | lesps | pal | semantic-prior"),
         (["train", "--data", "x", "--backbone", "resnet"], "mlclnet"),
         (["train", "--data", "x", "--hypergradient", "magic"], "gauss-newton"),
         (["train", "--data", "x", "--epochs", "0"], "--epochs"),

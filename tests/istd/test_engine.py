@@ -21,6 +21,7 @@ from istd.engine import (
     packed,
     read_lines,
 )
+from istd.engine.config import parse_setting
 from istd.engine.label_state import label_quality, start_labels, update_labels
 from istd.engine.position import Position
 from istd.engine.run_folder import JsonLines
@@ -158,6 +159,8 @@ def test_impossible_configurations_are_refused(changes, message):
 def test_a_configuration_survives_json():
     config = TrainConfig(data="x", method="lesps", prior=None, clusters=7, lr_milestones=(0.25,))
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert parse_setting("lr_milestones", "0.25, 0.5") == (0.25, 0.5)
+    assert parse_setting("vfm_layers", "none") is None
     with pytest.raises(ConfigError, match="warp"):
         TrainConfig.from_dict({**config.to_dict(), "warp": 9})
 
