@@ -11,7 +11,7 @@ Data = Annotated[
     str,
     typer.Option(
         "--data",
-        help="Folder of a dataset (SIRST v1: images/, masks/, idx_427/) or a packed .h5 file.",
+        help="Folder of a dataset (SIRST v1 and v2, DNANet, SIRST3, PAL, or images/) or a packed .h5 file.",
         rich_help_panel="What",
     ),
 ]
