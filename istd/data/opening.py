@@ -27,12 +27,15 @@ def open_dataset(
         ConfigError: a threshold outside (0, 1).
     """
     path = Path(path).expanduser()
-    if mask_threshold is not None and not 0 < mask_threshold < 1:
-        raise ConfigError(
-            "mask_threshold is a part of the maximum", found=mask_threshold, expected="in (0, 1)"
-        )
+    check_mask_threshold(mask_threshold)
     if path.is_file():
         return PackedDataset(path)
     if not path.is_dir():
         raise DataError("there is no such folder or file", where=path, expected="a dataset")
     return find_layout(path, layout).open(path, mask_threshold)
+
+
+def check_mask_threshold(threshold: float | None) -> None:
+    """Raise `ConfigError` unless the threshold is None or in (0, 1)."""
+    if threshold is not None and not 0 < threshold < 1:
+        raise ConfigError("mask_threshold is a part of the maximum", found=threshold, expected="in (0, 1)")

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..data import Dataset, DataWarning, open_dataset
 from ..data.layouts import find_layout
+from ..data.opening import check_mask_threshold
 from ..errors import DataError
 from ._checks_duplicates import check_duplicates
 from ._checks_images import check_images
@@ -42,8 +43,10 @@ def diagnose(
 
     Raises:
         DataError: nothing is there, or no layout fits: there is nothing to look at.
+        ConfigError: a threshold outside (0, 1).
     """
     path = Path(path).expanduser()
+    check_mask_threshold(mask_threshold)
     if not path.is_dir():
         return _diagnose_dataset(open_dataset(path), scenes, progress)
     found = find_layout(path, layout)

@@ -14,7 +14,7 @@ from istd.data import SyntheticDataset, open_dataset, pack
 from istd.data.synthetic import make_scene
 from istd.doctor import Report, diagnose
 from istd.doctor._scenes import SceneIndex
-from istd.errors import DataError
+from istd.errors import ConfigError, DataError
 
 SPLITS = {"train": ["a", "b", "c"], "val": ["d"], "test": ["e", "f"]}
 SIZE = (40, 50)
@@ -190,6 +190,8 @@ def test_point_files_and_layouts_that_cannot_be_used(root: Path, tmp_path: Path)
         diagnose(tmp_path / "empty")
     with pytest.raises(DataError, match="no such folder"):
         diagnose(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="mask_threshold"):
+        diagnose(root, mask_threshold=2)
 
 
 def test_point_images(root: Path) -> None:
