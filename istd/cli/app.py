@@ -21,6 +21,7 @@ from .labels import labels
 from .pack import pack_dataset
 from .points import points
 from .predict import predict
+from .report import report
 from .synth import synth
 from .train import train
 
@@ -37,6 +38,7 @@ app.command("train")(train)
 app.command("eval")(evaluate_run)
 app.command("predict")(predict)
 app.command("export")(export)
+app.command("report")(report)
 app.command("doctor")(doctor)
 app.command("points")(points)
 app.command("synth")(synth)

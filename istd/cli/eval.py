@@ -4,61 +4,102 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from . import options as opt
-from .tables import metrics_table
+from .tables import groups_table, metrics_table
+
+if TYPE_CHECKING:
+    from ..engine.examination import Examination
+
+_WHAT, _METRICS = "What", "Metrics"
 
 
 def evaluate_run(
     run: opt.Run,
     data: opt.Data = "",
     split: Annotated[
-        str, typer.Option("--split", help="Which images: test, val or train.", rich_help_panel="What")
+        str, typer.Option("--split", help="Which images: test, val or train.", rich_help_panel=_WHAT)
     ] = "test",
     backbone: Annotated[
         str,
-        typer.Option("--backbone", help="Refuse a checkpoint of another network.", rich_help_panel="What"),
+        typer.Option("--backbone", help="Refuse a checkpoint of another network.", rich_help_panel=_WHAT),
     ] = "",
     vfm: Annotated[
         str,
         typer.Option(
-            "--vfm", help="Where the teacher's frozen model lies, if elsewhere now.", rich_help_panel="What"
+            "--vfm", help="Where the teacher's frozen model lies, if elsewhere now.", rich_help_panel=_WHAT
         ),
     ] = "",
+    convention: Annotated[
+        str,
+        typer.Option(
+            help="default, dnanet, nearest, hungarian or overlap; see the documentation of the metrics.",
+            rich_help_panel=_METRICS,
+        ),
+    ] = "default",
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Probability above which a pixel is target. [0.5]", rich_help_panel=_METRICS),
+    ] = None,
+    distance: Annotated[
+        float | None, typer.Option(help="Of centroids, in pixels, exclusive. [3]", rich_help_panel=_METRICS)
+    ] = None,
+    connectivity: Annotated[
+        int | None, typer.Option(help="Of targets, 4 or 8. [8]", rich_help_panel=_METRICS)
+    ] = None,
+    empty_niou: Annotated[
+        str | None,
+        typer.Option(
+            help="An image without truth and prediction: zero, one, skip.", rich_help_panel=_METRICS
+        ),
+    ] = None,
+    tile: opt.Tile = 0,
+    overlap: opt.Overlap = 64,
+    tta: opt.Flips = False,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Also write the figures to this JSON file.", rich_help_panel="Where"),
+        typer.Option(
+            "--out",
+            help="A folder for curves, tables and the worst cases; or a .json file for the figures alone.",
+            rich_help_panel="Where",
+        ),
     ] = None,
     device: opt.Device = "auto",
 ) -> None:
-    """Evaluate the student, and the teacher where the run has one, against the masks of a split."""
-    from .._files import write_json
-    from ..data import ImageSet, load_split
-    from ..engine import choose_device, evaluate, load_detector, packed, tune_allocator
+    """Evaluate the student, and the teacher where the run has one, against the masks of a split.
+
+    One pass gives metrics, PR, ROC and Pd-Fa curves, a line per image, the worst cases, and metrics by target
+    group (salient, filamentary, faint, camouflaged).
+    """
+    from ..data import load_split
+    from ..engine import Tiling, choose_device, load_detector, packed, tune_allocator
+    from ..engine.examination import examine
     from ..engine.progress import Bars
     from ..errors import ModelError
-    from ..metrics import MetricConvention
+    from ..metrics import named_convention
 
     console = Console()
     tune_allocator()
     where = choose_device(device)
-    convention = MetricConvention()
-    roles = ["teacher"] if run.is_file() and run.stem == "teacher" else ["student"]
-    if run.is_dir() and (run / "checkpoints" / "teacher.safetensors").is_file():
-        roles.append("teacher")
-    rows: dict[str, dict[str, float]] = {}
-    failed = False
-    images: ImageSet | None = None
-    for role in roles:
+    rule = named_convention(
+        convention,
+        threshold=threshold,
+        distance=distance,
+        connectivity=connectivity,
+        empty_niou=empty_niou,
+    )
+    found: dict[str, Examination] = {}
+    failed, images, dataset, source = False, None, None, data
+    for role in _roles(run):
         try:
             detector = load_detector(run, role=role, device=where, vfm=vfm or None, backbone=backbone or None)
         except ModelError as error:
-            if not rows:
+            if not found:
                 raise
             # The student's figures are there already; they are shown before the command fails.
             console.print(f"[red]the {role} is left out[/red] {escape(str(error))}", highlight=False)
@@ -68,24 +109,59 @@ def evaluate_run(
             source = data or detector.header["config"]["data"]
             dataset = packed(source)
             images = load_split(dataset, split, device=where, require_points=False)
-        logits = partial(detector.logits, role=role)
         with Bars(console, f"evaluating the {role}", len(images)) as bars:
-            rows[role], _ = evaluate(
-                logits, images, convention, lambda done, total: bars.advance(f"{done}/{total}")
+            found[role] = examine(
+                partial(detector.logits, role=role),
+                images,
+                rule,
+                tiling=Tiling(tile, overlap, flips=tta, stride=detector.stride),
+                progress=lambda done, total: bars.set(done),
             )
     assert images is not None
-    console.print(metrics_table(f"{split} split of {source}, {len(images)} images", rows))
+    assert dataset is not None
+    title = f"{split} split of {source}, {len(images)} images"
+    console.print(metrics_table(title, {role: one.metrics for role, one in found.items()}))
+    for role, one in found.items():
+        console.print(groups_table(f"{role}, by target group", one.groups))
     if out is not None:
-        write_json(
-            out,
-            {
-                "metrics": {split: rows},
-                "convention": convention.to_dict(),
-                "split_hash": dataset.split_hash(),
-                "checkpoint": str(run),
-                "data": source,
-            },
-        )
+        about = {
+            "convention": rule.to_dict(),
+            "split_hash": dataset.split_hash(),
+            "checkpoint": str(run),
+            "data": source,
+            "tile": tile,
+            "tta": tta,
+        }
+        _write(out, split, found, about, title)
         console.print(f"written: {escape(str(out))}")
     if failed:
         raise typer.Exit(1)
+
+
+def _roles(run: Path) -> list[str]:
+    roles = ["teacher"] if run.is_file() and run.stem == "teacher" else ["student"]
+    if run.is_dir() and (run / "checkpoints" / "teacher.safetensors").is_file():
+        roles.append("teacher")
+    return roles
+
+
+def _write(out: Path, split: str, found: dict[str, Examination], about: dict[str, Any], title: str) -> None:
+    """Write the figures as JSON and, into a folder, the tables and pictures too."""
+    from .._files import write_json
+    from ..viz import plot_detection_curves
+
+    figures = {
+        "metrics": {split: {role: one.metrics for role, one in found.items()}},
+        **about,
+        "groups": {role: one.groups for role, one in found.items()},
+        "curves": {role: one.curves.to_dict() for role, one in found.items()},
+    }
+    if out.suffix == ".json":
+        write_json(out, figures)
+        return
+    write_json(out / "metrics.json", figures)
+    for role, one in found.items():
+        one.write(out, role)
+    threshold = about["convention"]["threshold"]
+    curves = {role: one.curves for role, one in found.items()}
+    plot_detection_curves(curves, out / "curves.png", threshold, title)

@@ -26,6 +26,19 @@ def metrics_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
     return table
 
 
+def groups_table(title: str, groups: dict[str, dict[str, Any]]) -> Table:
+    """One line a target group: how many targets, Pd, share of their pixels found, mean IoU of a target."""
+    table = Table("group", title=escape(title), title_justify="left")
+    for heading in ("targets", "Pd", "pixel recall", "target IoU"):
+        table.add_column(heading, justify="right")
+    for group, values in groups.items():
+        ratios = [
+            f"{values[key]:.4f}" if values["targets"] else "–" for key in ("pd", "recall", "target_iou")
+        ]
+        table.add_row(group, str(values["targets"]), *ratios)
+    return table
+
+
 def results_table(results: dict[str, Any]) -> Table:
     """The figures of a finished run; what the reader must know about them stands below."""
     config = results["config"]

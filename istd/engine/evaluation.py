@@ -10,6 +10,7 @@ from torch import Tensor
 from ..data import ImageSet
 from ..errors import DataError
 from ..metrics import DetectionMetrics, MetricConvention
+from ..ragged import RaggedImages
 from .tiling import LogitFunction, Tiling, probability_maps_of
 
 
@@ -43,12 +44,18 @@ def evaluate(
     Raises:
         DataError: an image of the split has no mask.
     """
+    masks = check_masks(images)
+    metrics = DetectionMetrics(convention)
+    for number, probability in probability_maps(predict, images, progress):
+        metrics.update(probability[None, None], masks.image(number)[None, None])
+    rows = [{"name": name, **row} for name, row in zip(images.names, metrics.per_image(), strict=True)]
+    return {key: float(value) for key, value in metrics.compute().items()}, rows
+
+
+def check_masks(images: ImageSet) -> RaggedImages:
+    """The masks of a split. Raises `DataError` if an image has none."""
     if images.masks is None:
         raise DataError(
             "the split has images without masks", expected="a mask for every image to evaluate on"
         )
-    metrics = DetectionMetrics(convention)
-    for number, probability in probability_maps(predict, images, progress):
-        metrics.update(probability[None, None], images.masks.image(number)[None, None])
-    rows = [{"name": name, **row} for name, row in zip(images.names, metrics.per_image(), strict=True)]
-    return {key: float(value) for key, value in metrics.compute().items()}, rows
+    return images.masks

@@ -142,6 +142,23 @@ def test_eval_reports_both_and_agrees_with_the_run(istd, trained, tmp_path):
     assert set(written["metrics"]["test"]) == {"student", "teacher"}
 
 
+def test_eval_writes_curves_tables_and_worst_cases_in_the_convention_asked_for(istd, trained, tmp_path):
+    options = ("--convention", "dnanet", "--distance", "4", "--threshold", "0.4", "--tta", "--tile", "32")
+    code, text = istd("eval", trained, "--out", tmp_path / "eval", "--overlap", "8", *options)
+    assert code == 0, text
+    assert "camouflaged" in text
+    names = {"metrics.json", "curves.png"}
+    for role in ("student", "teacher"):
+        names |= {f"{role}_{kind}" for kind in ("per_image.csv", "curves.csv", "groups.csv", "worst.png")}
+    assert {path.name for path in (tmp_path / "eval").iterdir()} == names
+    written = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    assert written["convention"]["false_area"] == "by_value"
+    assert written["convention"]["distance"] == 4
+    assert written["tta"] is True
+    assert 0.4 in written["curves"]["student"]["thresholds"]
+    assert istd("eval", trained, "--convention", "magic")[0] == 2
+
+
 def test_eval_refuses_another_backbone_and_unknown_splits(istd, trained):
     assert istd("eval", trained, "--backbone", "alclnet")[0] == 2
     code, text = istd("eval", trained, "--split", "exam")
