@@ -9,6 +9,7 @@ reported: this finds what it can prove.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -84,9 +85,15 @@ class SceneIndex:
         return sorted(found, key=lambda scene: (-scene.places, scene.first, scene.second))
 
 
-def check_scenes(index: SceneIndex, split_of: dict[str, str]) -> list[Finding]:
-    """One finding that lists all shared scenes, or none."""
-    scenes = index.shared()
+def check_scenes(index: SceneIndex, split_of: Mapping[str, str], digests: Mapping[str, str]) -> list[Finding]:
+    """One finding that lists all shared scenes, or none.
+
+    Args:
+        index: of all images.
+        split_of: name → split.
+        digests: name → hash of its pixels; equal images are duplicates, which have a finding of their own.
+    """
+    scenes = [scene for scene in index.shared() if digests[scene.first] != digests[scene.second]]
     if not scenes:
         return []
     return [

@@ -115,7 +115,8 @@ def _check_all(
     for check in (check_images, check_duplicates, check_masks, check_points):
         yield from check(all_facts)
     if index is not None:
-        yield from check_scenes(index, {name: splits[0] for name, splits in listed.items()})
+        digests = {facts.name: facts.digest for facts in all_facts}
+        yield from check_scenes(index, {name: splits[0] for name, splits in listed.items()}, digests)
 
 
 def _looker(

@@ -13,7 +13,7 @@ from PIL import Image
 from istd.data import SyntheticDataset, open_dataset, pack
 from istd.data.synthetic import make_scene
 from istd.doctor import Report, diagnose
-from istd.doctor._scenes import SceneIndex
+from istd.doctor._scenes import SceneIndex, check_scenes
 from istd.errors import ConfigError, DataError
 
 SPLITS = {"train": ["a", "b", "c"], "val": ["d"], "test": ["e", "f"]}
@@ -246,6 +246,11 @@ def test_cuts_of_one_scene_are_found_and_others_are_not() -> None:
     assert by_pair["left", "right"].scale == pytest.approx(1, abs=0.03)
     assert by_pair["left", "turned"].scale == pytest.approx(150 / 180, abs=0.03)
     assert index.shared() == found
+    split_of = {"left": "train", "right": "test", "turned": "val"}
+    (finding,) = check_scenes(index, split_of, {name: name for name in split_of})
+    assert finding.severity == "warning"
+    assert set(finding.names) >= {"left"}
+    assert check_scenes(index, split_of, dict.fromkeys(split_of, "the same pixels")) == []
 
 
 def test_a_synthetic_set_is_clean() -> None:
