@@ -25,7 +25,12 @@ MethodOption = Annotated[
     ),
 ]
 Backbone = Annotated[
-    str, typer.Option("--backbone", help="Detection network: mlclnet or alclnet.", rich_help_panel="What")
+    str,
+    typer.Option(
+        "--backbone",
+        help="Detection network: mlclnet, alclnet, gglnet, mshnet, repisdnet, dnanet or sctransnet.",
+        rich_help_panel="What",
+    ),
 ]
 Vfm = Annotated[
     str,
