@@ -77,7 +77,7 @@ def _trace(network: Deployed, example: torch.Tensor) -> Any:
     torch.onnx.export(
         network,
         (example,),
-        stream,
+        stream,  # type: ignore[arg-type]  # a stream is as good as a path to this exporter
         dynamo=False,
         opset_version=_OPSET,
         input_names=[INPUT],
