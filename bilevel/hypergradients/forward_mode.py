@@ -109,12 +109,13 @@ class ForwardMode(HypergradientMethod):
         back = min(self.steps, count if self.walked_back is None else self.walked_back)
         now = start(point, point.rule)
         tangents = _Tangents(_zeros(count, now.inner), _zeros(count, tuple(differentiable_leaves(now.state))))
-        losses = []
+        losses, depends = [], False
         for step in range(self.steps - back):
-            loss, now, tangents = self._advance(
+            loss, now, tangents, by_loss = self._advance(
                 point, point.rule, now, tangents, directions, point.train.at(step), first=step == 0
             )
             losses.append(loss)
+            depends = depends or by_loss
         if back == 0:
             final = outer_gradients(point, now.inner, now.buffers)
             outer_loss, direct = final.loss, final.outer
@@ -124,8 +125,10 @@ class ForwardMode(HypergradientMethod):
             walk = walk_back(point, point.rule, now, numbers, to_the_start=back < self.steps)
             losses += walk.losses
             outer_loss, direct, adjoint = walk.outer_loss, walk.outer, walk.adjoint
+        if depends or any(bool(one.any()) for one in tangents.inner):  # the latter through learned settings
+            direct = add(direct, _indirect(outer, tangents, adjoint))
         return point.answer(
-            add(direct, _indirect(outer, tangents, adjoint)),
+            direct,
             outer_loss=outer_loss,
             inner_losses=torch.stack(losses),
         )
@@ -140,8 +143,11 @@ class ForwardMode(HypergradientMethod):
         batches: Batches,
         *,
         first: bool,
-    ) -> tuple[Tensor, Snapshot, _Tangents]:
-        """One inner step, and the tangents after it. Before the first step those of w are zero."""
+    ) -> tuple[Tensor, Snapshot, _Tangents, bool]:
+        """One inner step, the tangents after it, and whether its loss depends on λ.
+
+        Before the first step the tangents of w are zero.
+        """
         w, outer = leaves(at.inner), leaves(point.outer.values())
         skipped = len(w) if first else 0
         cotangents = (*tangents.inner, *directions)[skipped:]
@@ -152,10 +158,14 @@ class ForwardMode(HypergradientMethod):
             if first:
                 check_twice_differentiable(grads)
             slopes = self._products(both[skipped:], w, cotangents)
-            return (*(None if grad is None else grad.detach() for grad in grads), *slopes)
+            return (*(None if one is None else one.detach() for one in both), *slopes)
 
         loss, found, buffers = accumulated(point, "inner", w, outer, at.buffers, batches, differentiate)
-        grads, slopes = found[: len(w)], found[len(w) :]
+        grads, by_outer, slopes = (
+            found[: len(w)],
+            found[len(w) : len(outer) + len(w)],
+            found[len(outer) + len(w) :],
+        )
         point.check_inner_gradient(grads)
         with point.autocast.backward():
             with torch.no_grad():
@@ -164,7 +174,8 @@ class ForwardMode(HypergradientMethod):
                 rule, at, grads, slopes, tangents, point.outer, directions, (new, state)
             )
         # The snapshots of the steps that are walked back restore these generators.
-        return loss, Snapshot(detached(new), state, buffers, RngState.capture(point.devices)), after
+        snapshot = Snapshot(detached(new), state, buffers, RngState.capture(point.devices))
+        return loss, snapshot, after, any(one is not None for one in by_outer)
 
     def _products(
         self, outputs: MaybeTensors, inputs: Tensors, cotangents: Sequence[Tensor]

@@ -10,11 +10,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bilevel import BilevelError, GaussNewton, Implicit, Neumann, Unrolled, hypergradient
+from bilevel import (
+    SAMA,
+    BilevelError,
+    FiniteDifference,
+    ForwardMode,
+    GaussNewton,
+    Identity,
+    Implicit,
+    Neumann,
+    Penalty,
+    Unrolled,
+    hypergradient,
+)
 from bilevel.errors import DoubleBackwardError, IndependentLossError, InPlaceError, NotScalarLossError
 
-METHODS = [Unrolled(2), Unrolled(2, mode="graph"), Implicit(Neumann(0.01, 2, damping=1.0)), GaussNewton()]
-SECOND_ORDER = METHODS[:3]
+SECOND_ORDER = [Unrolled(2), Unrolled(2, mode="graph"), Implicit(Neumann(0.01, 2, damping=1.0))]
+METHODS = [
+    *SECOND_ORDER,
+    Unrolled(2, products="forward-over-reverse"),
+    ForwardMode(2, walked_back=0),
+    GaussNewton(),
+    FiniteDifference(0.1),
+    Identity(0.1),
+    SAMA(),
+    Penalty(0.1, 2, 0.1),
+]
 
 
 def ask(case: zoo.Case, method: Any) -> Any:
