@@ -124,7 +124,12 @@ def _turn(both: Tensor, chosen: dict[str, Tensor], turns: Tensor) -> Tensor:
 
 def _move(both: Tensor, chosen: dict[str, Tensor], draws: Tensor, settings: AugmentSettings) -> Tensor:
     """Rotation, shift and scale as one affine map, for the crops that have any of them."""
-    moved = torch.nonzero(chosen["rotate"] | chosen["shift"] | chosen["scale"]).squeeze(1)
+    # What is not to move is not interpolated either: its labels stay exact.
+    reach = {"rotate": settings.degrees, "shift": settings.shift, "scale": settings.scale}
+    some = [chosen[name] for name, largest in reach.items() if largest > 0]
+    if not some:
+        return both
+    moved = torch.nonzero(torch.stack(some).any(0)).squeeze(1)
     if len(moved) == 0:
         return both
     side = both.shape[-1]

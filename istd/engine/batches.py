@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
-from ..data import Batch, CropLoader, ImageSet
+from ..data import AugmentSettings, Batch, CropLoader, ImageSet
 from ..ragged import RaggedImages
 from .config import TrainConfig
 
@@ -63,6 +63,7 @@ def open_stream(
     align: int = 1,
 ) -> Stream:
     """The stream `name` of a split, as `config` wants its crops; `pool` restricts it to some images."""
+    warp = AugmentSettings() if config.augment_warp else AugmentSettings(degrees=0.0, shift=0.0, scale=0.0)
     loader = CropLoader(
         images,
         labels,
@@ -71,7 +72,7 @@ def open_stream(
         batch_size=config.batch_size,
         seed=config.seed,
         stream=name,
-        augment=config.augment,
+        augment=warp if config.augment else False,
         target_fraction=config.target_fraction,
         align=align,
     )

@@ -51,6 +51,7 @@ class TrainConfig:
         vfm_cache: "full-image" cuts the crops' hidden maps out of those of their whole images, which are kept
             on the disk in at most `vfm_cache_gb` GiB: faster, and an approximation (`features.py`).
         lr_milestones: fractions of the run after which `lr_schedule="step"` multiplies by `lr_factor`.
+        augment_warp: rotate, shift and scale crops too, which blurs labels; the focal loss counts exact ones.
         deep_supervision: how losses of several heads are joined; "auto" is the backbone's own way.
         evolve_start: fraction of the run before which labels stay as they are.
         evolve_loss: labels evolve only once the mean loss of an epoch was below it; 0 asks for nothing.
@@ -87,6 +88,7 @@ class TrainConfig:
     target_fraction: float = 0.5
     prior: float | None = 0.01
     augment: bool = True
+    augment_warp: bool = _PRESET
 
     # The bilevel problem.
     clusters: int | None = None

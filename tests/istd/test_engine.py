@@ -21,7 +21,9 @@ from istd.engine import (
     packed,
     read_lines,
 )
+from istd.engine.batches import open_stream
 from istd.engine.config import parse_setting
+from istd.engine.features import live_features
 from istd.engine.label_state import label_quality, start_labels, update_labels
 from istd.engine.position import Position
 from istd.engine.run_folder import JsonLines
@@ -212,6 +214,22 @@ def test_labels_evolve_by_interval_or_when_the_loss_is_low():
     assert (may_evolve(lesps, 10.0), may_evolve(lesps, 9.9)) == (False, True)
     assert not any(evolves(lesps, epoch, since=-1) for epoch in range(20))
     assert [epoch for epoch in range(3, 20) if evolves(lesps, epoch, since=3)] == [3, 5, 10, 15]
+
+
+def test_lesps_keeps_its_labels_exact_under_augmentation(tmp_path):
+    """Its loss is divided by the number of pixels whose label is exactly 1."""
+    config = TrainConfig(data=str(write_folder(tmp_path / "data")), method="lesps", crop=40, batch_size=6)
+    corpus = load_corpus(config, CPU)
+    state = start_labels(tmp_path / "labels.h5", corpus, config, CPU)
+    clusters = torch.zeros(len(corpus.train), dtype=torch.int64)
+    exact = {}
+    for warp in (False, True):
+        chosen = replace(config, augment_warp=warp)
+        stream = open_stream("train", chosen, corpus.train, state.train, None, clusters, live_features(None))
+        labels = torch.cat([stream.batch(step).label for step in range(5)])
+        exact[warp] = set(labels.unique().tolist()) == {0.0, 1.0}
+    assert exact == {False: True, True: False}
+    assert not config.augment_warp
 
 
 def test_labels_are_measured_again_only_when_they_have_changed(tmp_path, monkeypatch):
