@@ -50,5 +50,7 @@ def _finish(axes: Axes, title: str, x: str, y: str, log: bool = False) -> None:
     if log:
         # Interesting false-alarm rates span decades; zero has to have a place too.
         axes.set_xscale("symlog", linthresh=1.0 if "million" in x else 1e-6)
+        axes.set_xlim(left=0.0)
+        axes.tick_params(axis="x", labelsize=8)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
