@@ -81,6 +81,8 @@ def read_run(folder: str | Path) -> RunSummary:
     results = _read_json(
         root / "results.json", ("metrics", "convention", "split_hash", "config", "selection", "images")
     )
+    if results is not None:
+        _check_results(root / "results.json", results)
     pictures = []
     for name, title in _PICTURES:
         address = _picture(root / name)
@@ -105,6 +107,31 @@ def _read_json(path: Path, needed: tuple[str, ...]) -> dict[str, Any] | None:
             expected="what `istd train` wrote",
         )
     return value
+
+
+def _check_results(path: Path, results: dict[str, Any]) -> None:
+    """Raise `CheckpointError` where the parts that the page shows are not what they should be."""
+    needed = {"images": ("train", "val", "test"), "selection": ("rule", "epoch"), "convention": ()}
+    wrong = [
+        name
+        for name, keys in needed.items()
+        if not isinstance(results[name], dict) or any(key not in results[name] for key in keys)
+    ]
+    metrics = results["metrics"]
+    figures = list(metrics.values()) if isinstance(metrics, dict) else [None]
+    scores = [one for roles in figures for one in (roles.values() if isinstance(roles, dict) else [None])]
+    if not all(
+        isinstance(one, dict) and all(isinstance(one.get(name), int | float) for name, _ in METRICS)
+        for one in scores
+    ):
+        wrong.append("metrics")
+    if wrong:
+        raise CheckpointError(
+            "the file of the run is damaged",
+            where=path,
+            found=f"{', '.join(wrong)} cannot be understood",
+            expected="what `istd train` wrote",
+        )
 
 
 def _read_epochs(path: Path) -> list[dict[str, Any]]:

@@ -133,6 +133,23 @@ def test_damaged_runs_are_named(tmp_path: Path, name: str, content: str) -> None
         read_run(run)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"metrics": []},
+        {"metrics": {"test": {"student": {"iou": "high"}}}},
+        {"images": {"train": 5}},
+        {"selection": None},
+        {"convention": "mine"},
+    ],
+    ids=str,
+)
+def test_results_of_another_shape_are_named(tmp_path: Path, changes: dict[str, Any]) -> None:
+    run = write_run(tmp_path / "run", **changes)
+    with pytest.raises(CheckpointError, match=next(iter(changes))):
+        read_run(run)
+
+
 def test_other_folders_and_pictures_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no run"):
         read_run(tmp_path)
