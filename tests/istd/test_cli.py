@@ -214,6 +214,26 @@ def test_predict_goes_on_after_a_broken_image(istd, trained, tmp_path):
     assert (tmp_path / "out" / "targets.csv").exists()
 
 
+def test_predict_cuts_tiles_takes_patterns_and_goes_on(istd, trained, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        pixels = np.random.default_rng(0).integers(0, 255, (50, 70)).astype(np.uint8)
+        cv2.imwrite(str(tmp_path / "in" / f"{name}.png"), pixels)
+    options = ("--out", tmp_path / "out", "--tile", "32", "--overlap", "8", "--batch-size", "4", "--tta")
+    code, text = istd("predict", trained, tmp_path / "in" / "*.png", *options, "--role", "teacher")
+    assert code == 0, text
+    assert "in 2 images;" in text
+    again = istd("predict", trained, tmp_path / "in", *options, "--role", "teacher", "--skip-existing")
+    assert again[0] == 0
+    assert "2 were there already" in again[1]
+    assert json.loads((tmp_path / "out" / "targets.coco.json").read_text())["images"][1]["id"] == 2
+    code, text = istd("predict", trained, tmp_path / "in", *options, "--skip-existing")
+    assert code == 2
+    assert "role=teacher" in text
+    assert istd("predict", trained, tmp_path / "in", "--tile", "16", "--overlap", "12")[0] == 2
+    assert istd("predict", trained, tmp_path / "in", "--save", "films")[0] == 2
+
+
 def test_demo_does_not_replace_a_run_of_ones_own(istd, trained):
     code, text = istd("demo", "--out", trained)
     assert code == 2
