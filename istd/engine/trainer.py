@@ -28,11 +28,11 @@ from .position import Position
 from .progress import Bars
 from .results import TrainedRun, finish_run
 from .run_folder import JsonLines, RunFolder
+from .run_state import check_identity, load_run_state, save_run_state
 from .runtime import choose_device, deterministic
 from .schedule import evolves, learning_rate, may_evolve
 from .seeding import seed_torch
 from .selection import selection_images, selection_rule
-from .state_file import load_state, save_state
 from .stopping import StopRequest
 
 
@@ -85,7 +85,7 @@ class Trainer:
                 return self._fit()
         except KeyboardInterrupt:
             if self.folder.checkpoint.exists():
-                saved = load_state(self.folder.checkpoint, kind="run")["position"]
+                saved = load_run_state(self.folder.checkpoint)["position"]
                 where = f"epoch {saved['epoch'] + 1}, step {saved['step']}"
                 self.console.print(
                     f"[yellow]stopped; saved at {where}. --resume goes on from there.[/yellow]"
@@ -342,7 +342,7 @@ class Trainer:
             "identity": self._identity(),
             "clusters": self.clusters,
         }
-        save_state(self.folder.checkpoint, state, kind="run")
+        save_run_state(self.folder.checkpoint, state)
         self._saved_at = time.monotonic()
         if self.stop():
             raise KeyboardInterrupt
@@ -350,7 +350,7 @@ class Trainer:
     def _saved_state(self) -> dict[str, Any] | None:
         if not self.resume or not self.folder.checkpoint.exists():
             return None
-        return load_state(self.folder.checkpoint, kind="run")
+        return load_run_state(self.folder.checkpoint)
 
     def _identity(self) -> dict[str, Any]:
         """What a resumed run must find as it was."""
@@ -362,15 +362,7 @@ class Trainer:
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
-        different = [key for key, value in self._identity().items() if state["identity"][key] != value]
-        if different:
-            raise CheckpointError(
-                "the run was trained on other data or with another frozen model",
-                where=self.folder.root,
-                found=", ".join(f"{key} {self._identity()[key]}" for key in different),
-                expected=", ".join(f"{key} {state['identity'][key]}" for key in different),
-                fix="put the images, splits and weights back as they were, or start a new run",
-            )
+        check_identity(state["identity"], self._identity(), self.folder.root)
         # Kept, not fitted again: another version of a library may number the same clusters otherwise.
         self.clusters = {name: part.to(self.device) for name, part in state["clusters"].items()}
         self.position = Position(**state["position"])
