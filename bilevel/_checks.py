@@ -52,15 +52,15 @@ def check_options(
             where=f"hypergradient={type(method).__name__}",
             fix="use Unrolled(steps=...), or a plain optimiser with fixed settings",
         )
-    steps = getattr(method, "steps", None)
-    if unroll == "committed" and method.uses_optimizer and steps is not None and steps != inner_steps:
+    steps = method.unrolled_steps
+    if unroll == "committed" and steps is not None and steps != inner_steps:
         raise OptionError(
             "a committed unroll takes exactly the unrolled steps",
             where="unroll='committed'",
             found=f"inner_steps={inner_steps} and {type(method).__name__}(steps={steps})",
             expected=f"inner_steps={steps}",
         )
-    if inner_start == "restart" and unroll == "look-ahead" and not method.uses_optimizer:
+    if inner_start == "restart" and unroll == "look-ahead" and steps is None:
         raise OptionError(
             "this method looks at the live parameters, which have just been restarted",
             where="inner_start='restart'",

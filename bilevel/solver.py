@@ -203,7 +203,7 @@ class Solver:
         if self.unroll == "look-ahead":
             info = self._move_outer(self._judge(batches, val))
             info = self._train(batches, info)
-        elif self.method.uses_optimizer:
+        elif self.method.unrolled_steps is not None:
             judged = self._judge(batches, val)
             moved = self._train(batches, StepInfo())
             info = _joined(self._move_outer(judged), moved)

@@ -109,6 +109,14 @@ class HypergradientMethod(ABC):
     uses_optimizer: ClassVar[bool] = False
     """Whether `Point.rule` is needed."""
 
+    @property
+    def unrolled_steps(self) -> int | None:
+        """How many inner optimiser steps, begun at the live parameters, it differentiates through.
+
+        None for a method that looks at one point only.
+        """
+        return None
+
     @abstractmethod
     def __call__(self, point: Point) -> Hypergradient:
         """The hypergradient at `point`."""

@@ -84,6 +84,11 @@ class ForwardMode(HypergradientMethod):
                     "out of range", where=f"ForwardMode({name})", found=value, expected=f"None, or ≥ {least}"
                 )
 
+    @property
+    def unrolled_steps(self) -> int:
+        """`steps`; see `HypergradientMethod.unrolled_steps`."""
+        return self.steps
+
     def __call__(self, point: Point) -> Hypergradient:
         """The hypergradient at `point`.
 

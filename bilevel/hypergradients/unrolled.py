@@ -100,6 +100,11 @@ class Unrolled(HypergradientMethod):
                 fix="use mode='adjoint'",
             )
 
+    @property
+    def unrolled_steps(self) -> int:
+        """`steps`; see `HypergradientMethod.unrolled_steps`."""
+        return self.steps
+
     def __call__(self, point: Point) -> Hypergradient:
         """The hypergradient at `point`."""
         if point.rule is None:
