@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -79,19 +78,16 @@ def _unrolled(**options: Any) -> Callable[[Task, int], Any]:
     return make
 
 
-def _checkpoints(task: Task, steps: int) -> Any:
-    if "trajectory" not in {one.name for one in dataclasses.fields(bilevel.Unrolled)}:
-        raise UnavailableError("this bilevel has no Unrolled(trajectory=...)")
-    return bilevel.Unrolled(steps, trajectory="checkpoints")
+def _forward_mode(walked_back: int | None) -> Callable[[Task, int], Any]:
+    def make(task: Task, steps: int) -> Any:
+        count = sum(parameter.numel() for parameter in task.outer.parameters())
+        if count > _FORWARD_LIMIT:
+            raise UnavailableError(
+                f"for few outer parameters; this problem has {count} (limit {_FORWARD_LIMIT})"
+            )
+        return bilevel.ForwardMode(steps, walked_back=walked_back)
 
-
-def _forward_mode(task: Task, steps: int) -> Any:
-    if not hasattr(bilevel, "ForwardMode"):
-        raise UnavailableError("this bilevel has no ForwardMode")
-    count = sum(parameter.numel() for parameter in task.outer.parameters())
-    if count > _FORWARD_LIMIT:
-        raise UnavailableError(f"for few outer parameters; this problem has {count} (limit {_FORWARD_LIMIT})")
-    return bilevel.ForwardMode(steps)
+    return make
 
 
 _ADJOINT = "bilevel Unrolled adjoint"
@@ -103,9 +99,15 @@ _BILEVEL = (
         _unrolling(_unrolled(products="forward-over-reverse")),
         exact=True,
     ),
-    Method("bilevel Unrolled √T checkpoints", "bilevel", _unrolling(_checkpoints), exact=True),
+    Method(
+        "bilevel Unrolled √T checkpoints",
+        "bilevel",
+        _unrolling(_unrolled(trajectory="checkpoints")),
+        exact=True,
+    ),
     Method("bilevel Unrolled graph", "bilevel", _unrolling(_unrolled(mode="graph")), exact=True, graph=True),
-    Method("bilevel ForwardMode", "bilevel", _unrolling(_forward_mode), exact=True),
+    Method("bilevel ForwardMode", "bilevel", _unrolling(_forward_mode(None)), exact=True),
+    Method("bilevel ForwardMode, tangents alone", "bilevel", _unrolling(_forward_mode(0)), exact=True),
     Method("bilevel GaussNewton", "bilevel", _one_point(lambda: bilevel.GaussNewton()), exact=False),
     Method(
         "bilevel Implicit(CG)",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .methods import METHODS
 from .rows import Row
+from .tasks import CLUSTERS
 
 _ADJOINT, _CHECKPOINTS = "bilevel Unrolled adjoint", "bilevel Unrolled √T checkpoints"
 _FORWARD = "bilevel ForwardMode"
@@ -72,7 +73,8 @@ def _growth(problem: str, of: Rows) -> Iterator[Target]:
 
 
 def _forward(problem: str, of: Rows) -> Iterator[Target]:
-    for steps in sorted({steps for steps, _ in of}):
+    # Up to as many steps as outer parameters ForwardMode walks all of them back: nothing to compare.
+    for steps in sorted({steps for steps, _ in of if steps > CLUSTERS}):
         forward, adjoint = of.get((steps, _FORWARD)), of.get((steps, _ADJOINT))
         if forward is None or adjoint is None or not forward.seconds or not adjoint.seconds:
             continue

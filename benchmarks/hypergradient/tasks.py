@@ -14,7 +14,7 @@ import bilevel
 
 _BATCH = 200  # samples of a digits batch, inner and outer
 _WRONG = 0.4  # share of wrong labels
-_CLUSTERS = 8
+CLUSTERS = 8
 
 
 class UnavailableError(Exception):
@@ -131,12 +131,12 @@ def _digits(network: Callable[[], nn.Module], clusters: bool = False) -> Callabl
         batches = []
         for _ in range(steps):
             chosen = train[torch.randperm(len(train))[:_BATCH]]
-            cluster = torch.arange(_BATCH) % _CLUSTERS
+            cluster = torch.arange(_BATCH) % CLUSTERS
             batches.append((images[chosen], noisy[chosen], cluster))
         by_loss, by_cluster, outer_loss = _losses(_cross_entropy)
         return Task(
             network(),
-            bilevel.ClusterWeights(_CLUSTERS) if clusters else bilevel.MetaWeightNet(64, detach=False),
+            bilevel.ClusterWeights(CLUSTERS) if clusters else bilevel.MetaWeightNet(64, detach=False),
             by_cluster if clusters else by_loss,
             outer_loss,
             batches,
@@ -159,7 +159,7 @@ def _mlclnet(steps: int) -> Task:
     model = create_model("mlclnet")
     return Task(
         model,
-        bilevel.ClusterWeights(_CLUSTERS),
+        bilevel.ClusterWeights(CLUSTERS),
         by_cluster,
         outer_loss,
         batches,
@@ -174,7 +174,7 @@ def _spots(batch: int, size: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
     y, x = torch.rand(2, batch, 1, 1) * (size - 8) + 4
     square = (grid[None, :, None] - y).square() + (grid[None, None, :] - x).square()
     image = 0.3 + 0.05 * torch.randn(batch, size, size) + 0.5 * torch.exp(-square / 4.5)
-    cluster = (torch.arange(batch) + step * batch) % _CLUSTERS
+    cluster = (torch.arange(batch) + step * batch) % CLUSTERS
     return image.clamp(0, 1)[:, None].expand(-1, 3, -1, -1), (square < 6).float()[:, None], cluster
 
 
