@@ -1,18 +1,21 @@
-"""Every public name of `bilevel` and its packages stands on an API page, and every name there exists."""
+"""Every public name of `bilevel` and `istd` stands on an API page, and every name there exists."""
 
 from __future__ import annotations
 
 import importlib
 import re
 import types
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import bilevel
+import istd
 
 API = Path(__file__).resolve().parents[2] / "docs" / "api"
+ISTD = API.parent / "istd" / "api.md"
 PACKAGES = (
     "bilevel",
     "bilevel.diagnostics",
@@ -24,10 +27,10 @@ PACKAGES = (
 )
 
 
-def directives() -> list[str]:
+def directives(pages: Iterable[Path] = ()) -> list[str]:
     return [
         name
-        for page in sorted(API.glob("*.md"))
+        for page in pages or sorted(API.glob("*.md"))
         for name in re.findall(r"^::: ([\w.]+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     ]
 
@@ -54,6 +57,14 @@ def test_every_public_name_is_documented(package: str) -> None:
         if not isinstance(value, types.ModuleType) and id(value) not in documented
     ]
     assert missing == []
+
+
+def test_the_page_of_istd_has_what_people_need() -> None:
+    text = ISTD.read_text(encoding="utf-8")
+    names = directives([ISTD])
+    found = {id(resolve(name)) for name in names}
+    assert [name for name in istd.__all__ if id(getattr(istd, name)) not in found] == []
+    assert set(re.findall(r"\(#([\w.]+)\)", text)) <= set(names)
 
 
 def test_every_error_is_documented() -> None:
