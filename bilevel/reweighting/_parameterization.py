@@ -27,6 +27,11 @@ def softmax(raw: Tensor) -> Tensor:
     return torch.exp(raw - raw.max())
 
 
+def softmax_to_be_normalized(raw: Tensor) -> Tensor:
+    """The same values. The largest is held constant: it is a common scale, which the normalisation sets."""
+    return torch.exp(raw - raw.detach().max())
+
+
 def sigmoid(raw: Tensor) -> Tensor:
     """σ(raw), within (0, 1)."""
     return torch.sigmoid(raw)
@@ -65,6 +70,21 @@ NORMALIZATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "detached_mean": by_detached_mean,
     "none": as_they_are,
 }
+
+
+def weighting(
+    parameterization: str, normalize: str, where: str
+) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """From a batch of unconstrained numbers to positive ones, and from these to its weights.
+
+    Raises:
+        OptionError: a choice is unknown.
+    """
+    positive = chosen(PARAMETERIZATIONS, parameterization, f"{where}(parameterization)")
+    scale = chosen(NORMALIZATIONS, normalize, f"{where}(normalize)")
+    if positive is softmax and normalize != "none":
+        positive = softmax_to_be_normalized
+    return positive, scale
 
 
 def chosen(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..errors import BatchError, OptionError
-from ._parameterization import NORMALIZATIONS, PARAMETERIZATIONS, Normalization, Parameterization, chosen
+from ..errors import OptionError
+from ._index import as_index
+from ._parameterization import Normalization, Parameterization, weighting
 
 
 class TableWeights(nn.Module):
@@ -42,8 +43,7 @@ class TableWeights(nn.Module):
         where = type(self).__name__
         if num_entries < 1:
             raise OptionError("too few entries", where=where, found=num_entries, expected="≥ 1")
-        self._positive = chosen(PARAMETERIZATIONS, parameterization, f"{where}(parameterization)")
-        self._scale = chosen(NORMALIZATIONS, normalize, f"{where}(normalize)")
+        self._positive, self._scale = weighting(parameterization, normalize, where)
         self.parameterization = parameterization
         self.normalize = normalize
         self.logits = nn.Parameter(torch.full((num_entries,), float(init)))
@@ -58,16 +58,10 @@ class TableWeights(nn.Module):
             Positive weights, shape [B], in the parameter's type.
 
         Raises:
-            BatchError: the index is not a vector of integers.
+            BatchError: the index is not a vector of integers, or one is not an entry of the table.
         """
-        if index.dim() != 1 or index.is_floating_point() or index.dtype == torch.bool:
-            raise BatchError(
-                "the index is not a vector of integers",
-                where=type(self).__name__,
-                found=f"shape {tuple(index.shape)}, type {index.dtype}",
-                expected="integers of shape [B]",
-            )
-        return self._scale(self._positive(self.logits[index]))
+        entries = as_index(index, len(self.logits), type(self).__name__)
+        return self._scale(self._positive(self.logits[entries]))
 
     def extra_repr(self) -> str:
         """Shown by print."""

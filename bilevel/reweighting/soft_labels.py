@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..errors import BatchError, OptionError
+from ..errors import OptionError
+from ._index import as_index, as_integers
 
 
 class SoftLabels(nn.Module):
@@ -28,6 +29,7 @@ class SoftLabels(nn.Module):
 
     Raises:
         OptionError: an argument is out of range.
+        BatchError: the labels are not a vector of integers.
     """
 
     logits: nn.Parameter
@@ -41,7 +43,7 @@ class SoftLabels(nn.Module):
                 found=(num_classes, confidence),
                 expected="num_classes ≥ 2, confidence above 1/num_classes and below 1",
             )
-        _check_integers(labels, "SoftLabels(labels)", "[N]")
+        labels = as_integers(labels, "SoftLabels(labels)", "[N]")
         if labels.numel() == 0 or int(labels.min()) < 0 or int(labels.max()) >= num_classes:
             raise OptionError(
                 "a label is no class",
@@ -65,10 +67,9 @@ class SoftLabels(nn.Module):
             Probabilities, shape [B, C], as `torch.nn.functional.cross_entropy` takes them for a target.
 
         Raises:
-            BatchError: the index is not a vector of integers.
+            BatchError: the index is not a vector of integers, or one is no position in the training set.
         """
-        _check_integers(index, "SoftLabels", "[B]")
-        return self.logits[index].softmax(dim=1)
+        return self.logits[as_index(index, len(self.logits), "SoftLabels")].softmax(dim=1)
 
     def hard(self) -> Tensor:
         """The most probable class of every sample now, integers of shape [N]."""
@@ -77,13 +78,3 @@ class SoftLabels(nn.Module):
     def extra_repr(self) -> str:
         """Shown by print."""
         return ", ".join(str(size) for size in self.logits.shape)
-
-
-def _check_integers(index: Tensor, where: str, shape: str) -> None:
-    if index.dim() != 1 or index.is_floating_point() or index.dtype == torch.bool:
-        raise BatchError(
-            "not a vector of integers",
-            where=where,
-            found=f"shape {tuple(index.shape)}, type {index.dtype}",
-            expected=f"integers of shape {shape}",
-        )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from bilevel import ClusterWeights, SampleWeights
+from bilevel import ClusterWeights, SampleWeights, SoftLabels
 from bilevel.errors import BatchError, OptionError
 
 
@@ -58,7 +58,7 @@ def test_default_gradient_knows_that_a_common_scale_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("parameterization", ["bounded_exp", "softmax", "sigmoid", "softplus"])
-@pytest.mark.parametrize("normalize", ["mean", "none"])
+@pytest.mark.parametrize("normalize", ["mean", "detached_mean", "none"])
 def test_parameterisations(parameterization: Any, normalize: Any) -> None:
     weights = SampleWeights(4, parameterization=parameterization, normalize=normalize).double()
     with torch.no_grad():
@@ -76,17 +76,37 @@ def test_parameterisations(parameterization: Any, normalize: Any) -> None:
         "sigmoid": 1 / (1 + torch.exp(-raw)),
         "softplus": torch.log1p(torch.exp(raw)),
     }[parameterization]
-    torch.testing.assert_close(
-        found.detach(), positive / positive.mean() if normalize == "mean" else positive
-    )
+    scale = {"mean": positive.mean(), "detached_mean": positive.mean() + 1e-6, "none": 1.0}[normalize]
+    torch.testing.assert_close(found.detach(), positive / scale)
 
     def value(logits: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = torch.func.functional_call(weights, {"logits": logits}, (index,))
         return result
 
     moderate = torch.tensor([0.3, -1.0, 0.5, 1.5], dtype=torch.float64, requires_grad=True)
+    if normalize == "detached_mean":  # by definition not the derivative of the values; see the next test
+        return
     assert torch.autograd.gradcheck(value, moderate)
     assert torch.autograd.gradgradcheck(value, moderate)
+
+
+@pytest.mark.parametrize("parameterization", ["softmax", "sigmoid", "softplus"])
+def test_a_detached_mean_is_a_constant_in_the_derivative(parameterization: Any) -> None:
+    """∂wᵢ/∂rᵢ = f′(rᵢ) / (mean + 1e-6), and nothing across: of a softmax too, whose f is the exponential."""
+    weights = SampleWeights(4, parameterization=parameterization, normalize="detached_mean").double()
+    raw = torch.tensor([0.3, -1.0, 0.5, 1.5], dtype=torch.float64)
+
+    def value(logits: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = torch.func.functional_call(weights, {"logits": logits}, (torch.arange(4),))
+        return result
+
+    found = torch.autograd.functional.jacobian(value, raw)
+    function, slope = {
+        "softmax": (torch.exp(raw - 1.5), torch.exp(raw - 1.5)),
+        "sigmoid": (raw.sigmoid(), raw.sigmoid() * (1 - raw.sigmoid())),
+        "softplus": (torch.log1p(raw.exp()), raw.sigmoid()),
+    }[parameterization]
+    torch.testing.assert_close(found, torch.diag(slope / (function.mean() + 1e-6)), rtol=1e-12, atol=1e-14)
 
 
 def test_extreme_logits_stay_finite() -> None:
@@ -127,3 +147,23 @@ def test_bad_options_are_refused(make: Any) -> None:
 def test_bad_indices_are_refused(index: torch.Tensor) -> None:
     with pytest.raises(BatchError, match="integers of shape"):
         ClusterWeights(3)(index)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16])
+def test_small_integers_are_positions_and_no_mask(dtype: torch.dtype) -> None:
+    weights, labels = SampleWeights(3).double(), SoftLabels(torch.tensor([2, 0, 1], dtype=dtype), 3)
+    with torch.no_grad():
+        weights.logits.copy_(torch.tensor([-1.0, 0.0, 2.0]))
+    index = torch.tensor([1, 0, 1])
+    found = weights(index.to(dtype))
+    torch.testing.assert_close(found, torch.sigmoid(torch.tensor([0.0, -1.0, 0.0], dtype=torch.float64)))
+    assert labels.hard().tolist() == [2, 0, 1]
+    assert labels(index.to(dtype)).argmax(1).tolist() == [0, 2, 0]
+
+
+@pytest.mark.parametrize("index", [[0, -1], [3, 1]])
+def test_indices_outside_of_the_table_are_refused(index: list[int]) -> None:
+    for module in (ClusterWeights(3), SoftLabels(torch.tensor([0, 1, 0]), 2)):
+        with pytest.raises(BatchError, match=r"outside of the table(.|\n)*0 to 2"):
+            module(torch.tensor(index))
+    assert len(ClusterWeights(3)(torch.tensor([], dtype=torch.long))) == 0
