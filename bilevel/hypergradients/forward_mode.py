@@ -38,14 +38,14 @@ class ForwardMode(HypergradientMethod):
     """dF(w_T(λ), λ)/dλ as `Unrolled(steps)` computes it, by forward accumulation.
 
     Along each of the K outer coordinates the tangent of the inner parameters and of the optimiser state is
-    carried through the steps (Franceschi et al. 2017, algorithm 2; Williams and Zipser 1989). The trajectory
-    is not kept: memory is one step's graph and K copies of parameters and state, whatever the number of
-    steps; time grows with K. So it is for few outer parameters, such as cluster weights or a learning rate.
-    Exact, without bias.
+    carried through the steps (Franceschi et al. 2017, algorithm 2; Williams and Zipser 1989). The
+    trajectory is not kept: memory is one step's graph and 2K copies of parameters and state (K tangents, K
+    snapshots of the last steps), K with `walked_back=0`, whatever the number of steps; time grows with K.
+    So it is for few outer parameters, such as cluster weights or a learning rate. Exact, without bias.
 
     The last few steps are walked back, as `Unrolled` does it, to the adjoint that the tangents before them
-    are multiplied with: that is much cheaper than carrying K tangents through them, and as many snapshots as
-    there are coordinates need no more memory than the tangents.
+    are multiplied with: that is much cheaper than carrying K tangents through them. Up to K steps are all
+    walked back, without tangents.
 
     Each step differentiates the inner gradient once: G_ww ẇ + G_wλ λ̇ is the transposed product of (G_w, G_λ)
     with (ẇ, λ̇), because second derivatives are symmetric, so that the operators of the loss need a double
@@ -109,28 +109,32 @@ class ForwardMode(HypergradientMethod):
             )
         point.train.check_steps(self.steps, f"train, for ForwardMode(steps={self.steps})")
         outer = tuple(point.outer.values())
-        directions = _unit_directions(outer)
-        count = len(directions[0])
+        count = sum(one.numel() for one in outer)
         back = min(self.steps, count if self.walked_back is None else self.walked_back)
         now = start(point, point.rule)
-        tangents = _Tangents(_zeros(count, now.inner), _zeros(count, tuple(differentiable_leaves(now.state))))
-        losses, depends = [], False
-        for step in range(self.steps - back):
-            loss, now, tangents, by_loss = self._advance(
-                point, point.rule, now, tangents, directions, point.train.at(step), first=step == 0
-            )
-            losses.append(loss)
-            depends = depends or by_loss
+        losses, depends, tangents = [], False, None
+        if back < self.steps:
+            directions = _unit_directions(outer)
+            state = tuple(differentiable_leaves(now.state))
+            tangents = _Tangents(_zeros(count, now.inner), _zeros(count, state))
+            for step in range(self.steps - back):
+                loss, now, tangents, by_loss = self._advance(
+                    point, point.rule, now, tangents, directions, point.train.at(step), first=step == 0
+                )
+                losses.append(loss)
+                depends = depends or by_loss
+            depends = depends or any(bool(one.any()) for one in tangents.inner)  # through learned settings
+            del directions
         if back == 0:
             final = outer_gradients(point, now.inner, now.buffers)
             outer_loss, direct = final.loss, final.outer
-            adjoint = Adjoint(final.inner, (None,) * len(tangents.state))
+            adjoint = Adjoint(final.inner, (None,) * len(differentiable_leaves(now.state)))
         else:
             numbers = range(self.steps - back, self.steps)
             walk = walk_back(point, point.rule, now, numbers, to_the_start=back < self.steps)
             losses += walk.losses
             outer_loss, direct, adjoint = walk.outer_loss, walk.outer, walk.adjoint
-        if depends or any(bool(one.any()) for one in tangents.inner):  # the latter through learned settings
+        if tangents is not None and depends:
             direct = add(direct, _indirect(outer, tangents, adjoint))
         return point.answer(
             direct,
@@ -159,9 +163,8 @@ class ForwardMode(HypergradientMethod):
 
         def differentiate(loss: Tensor) -> tuple[Tensor | None, ...]:
             both = gradients(loss, (*w, *outer), create_graph=True)
-            grads = both[: len(w)]
             if first:
-                check_twice_differentiable(grads)
+                check_twice_differentiable(both)
             slopes = self._products(both[skipped:], w, cotangents)
             return (*(None if one is None else one.detach() for one in both), *slopes)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from .._autograd import graph
 from .._types import MaybeTensors, Tensors
 from ..errors import UnsupportedOptimizerError
-from ._base import State, UpdateRule, no_nan_where_zero
+from ._base import State, UpdateRule, no_nan_where_zero, replace_leaves
 
 
 class TorchoptRule(UpdateRule):
@@ -19,10 +19,11 @@ class TorchoptRule(UpdateRule):
 
     Two of its faults are mended here. The momentum of `torchopt.sgd` and `torchopt.rmsprop` remembers in a
     closure whether it was called before; one throw-away call makes every later call the same function (so
-    dampening applies to the first step too). And where a gradient is exactly 0 the derivative of a square
-    root may be 0·∞ = NaN; there it is taken as 0. A parameter that the loss does not use has gradient 0.
-    One fault stays: torchopt computes the bias corrections of its Adam family in torch's default type, so in
-    float64 they are right to 1e-5 only; `torch.optim.Adam` and `AdamW` are exact here.
+    dampening applies to the first step too). And where a gradient and its moments are exactly 0 the
+    derivative of a square root may be 0·∞ = NaN; there it is taken as 0. A parameter that the loss does not
+    use has gradient 0. One fault stays: torchopt computes the bias corrections of its Adam family in
+    torch's default type, so in float64 they are right to 1e-5 only; `torch.optim.Adam` and `AdamW` are
+    exact here.
 
     Args:
         transformation: the torchopt gradient transformation.
@@ -56,6 +57,7 @@ class TorchoptRule(UpdateRule):
             for param, grad in zip(params, grads, strict=True)
         )
         seen = tuple(no_nan_where_zero(param) for param in params)
+        state = replace_leaves(state, no_nan_where_zero)
         updates, state = self.transformation.update(given, state, params=seen, inplace=False)
         return tuple(param + change for param, change in zip(params, updates, strict=True)), state
 

@@ -93,8 +93,8 @@ def test_exact_modes_agree_with_finite_differences() -> None:
             Unrolled(3, mode="graph"),
             Unrolled(3, trajectory="cpu"),
             Unrolled(3, trajectory="checkpoints"),
-            ForwardMode(3, chunk_size=1),
-            ForwardMode(3),
+            ForwardMode(3, chunk_size=1, walked_back=0),
+            ForwardMode(3, chunk_size=None, walked_back=1),
         )
     }
     graph = found[repr(Unrolled(3, mode="graph"))]
@@ -103,6 +103,51 @@ def test_exact_modes_agree_with_finite_differences() -> None:
             torch.testing.assert_close(value, graph[name], rtol=1e-9, atol=1e-13)
     report = bilevel.check(case.problem(), Unrolled(3), batches, case.val, optimizer=optimizer)
     assert report.passed, report
+
+
+class RootMeanSquare(NormalizedMomentum):
+    """RMSprop as higher has it."""
+
+
+class DifferentiableRootMeanSquare(higher.optim.DifferentiableOptimizer):
+    """w ← w − lr·g/(√v + 1e-8): the square root has no slope at an entry that never had a gradient."""
+
+    def _update(self, grouped_grads: Any, **kwargs: Any) -> None:
+        for index, (group, grads) in enumerate(zip(self.param_groups, grouped_grads, strict=True)):
+            for at, (p, g) in enumerate(zip(group["params"], grads, strict=True)):
+                v = self.state[index][at].get("v", torch.zeros_like(p)) * group["beta"] + g.square()
+                self.state[index][at]["v"] = v
+                group["params"][at] = p - group["lr"] * g / (v.sqrt() + 1e-8)
+
+
+higher.register_optim(RootMeanSquare, DifferentiableRootMeanSquare)
+
+
+@pytest.mark.parametrize("walked_back", [0, 1])
+def test_tangents_and_adjoints_of_dead_units_are_finite(walked_back: int) -> None:
+    case = zoo.dead_relu_mlp()
+    optimizer = RootMeanSquare(case.inner.parameters(), lr=0.01)
+    found, exact = (
+        hypergradient(case.problem(), method, Batches(case.train[:4]), case.val, optimizer=optimizer)
+        for method in (ForwardMode(4, walked_back=walked_back), Unrolled(4))
+    )
+    assert zoo.relative_error(found, exact) < 1e-10
+
+
+def test_an_optimiser_may_hold_frozen_parameters() -> None:
+    """They stay as they are, in whatever group and wherever they stand in it."""
+    case = zoo.reweighted_mlp()
+    case.inner[0].weight.requires_grad_(False)
+    held = list(case.inner.parameters())
+    optimizer = NormalizedMomentum([{"params": held[1:]}, {"params": held[:1]}], lr=0.2)
+    left_out = NormalizedMomentum(held[1:], lr=0.2)
+    for method in (Unrolled(3), ForwardMode(3, walked_back=0)):
+        found, expected = (
+            hypergradient(case.problem(), method, Batches(case.train[:3]), case.val, optimizer=one)
+            for one in (optimizer, left_out)
+        )
+        assert found.norm() > 0
+        assert zoo.relative_error(found, expected) < 1e-14
 
 
 def test_another_class_stays_refused() -> None:
