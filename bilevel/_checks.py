@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from .errors import OptimizerError, OptionError
+from .errors import OptionError
 from .hypergradients import HypergradientMethod
-from .optim import LearnedSettings
+from .hypergradients._evaluate import refuse_learned_settings
 
 _CHOICES = {
     "on_nonfinite": ("raise", "skip"),
@@ -46,12 +46,7 @@ def check_options(
             found=autocast,
             expected="torch.bfloat16, torch.float16 or None",
         )
-    if isinstance(inner_optimizer, LearnedSettings) and not method.uses_optimizer:
-        raise OptimizerError(
-            "only a method that unrolls the inner optimiser can learn its settings",
-            where=f"hypergradient={type(method).__name__}",
-            fix="use Unrolled(steps=...), or a plain optimiser with fixed settings",
-        )
+    refuse_learned_settings(method, inner_optimizer)
     steps = method.unrolled_steps
     if unroll == "committed" and steps is not None and steps != inner_steps:
         raise OptionError(

@@ -8,7 +8,8 @@ import torch
 
 from .. import _rng
 from ..batches import as_batches
-from ..optim import as_rule
+from ..errors import OptimizerError
+from ..optim import LearnedRule, LearnedSettings, as_rule
 from ..problem import Problem
 from ._base import HypergradientMethod, Point
 from ._result import Hypergradient
@@ -36,8 +37,10 @@ def hypergradient(
         The hypergradient as computed; `check_finite` is the caller's to call.
 
     Raises:
+        OptimizerError: the optimiser's settings are learned, which needs a method that uses the optimiser.
         BilevelError: a subclass says what is wrong with a loss, a batch or the optimiser.
     """
+    refuse_learned_settings(method, optimizer)
     inner = {name: p.detach() for name, p in problem.inner_parameters().items()}
     outer = {name: p.detach() for name, p in problem.outer_parameters().items()}
     rule = as_rule(optimizer, problem.inner_parameters()) if method.uses_optimizer else None
@@ -56,3 +59,13 @@ def hypergradient(
     problem.check_batches(point.train, point.val)
     with _rng.preserved(devices), torch.enable_grad():
         return method(point)
+
+
+def refuse_learned_settings(method: HypergradientMethod, optimizer: object) -> None:
+    """Raise `OptimizerError` if the optimiser's settings are learned and the method does not look at it."""
+    if isinstance(optimizer, LearnedSettings | LearnedRule) and not method.uses_optimizer:
+        raise OptimizerError(
+            "only a method that differentiates the inner optimiser's step can learn its settings",
+            where=f"hypergradient={type(method).__name__}",
+            fix="use Unrolled(steps=...), or a plain optimiser with fixed settings",
+        )

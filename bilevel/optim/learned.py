@@ -21,7 +21,7 @@ class LearnedSettings:
 
     Pass it as `inner_optimizer`. Before each live step the settings are written into the optimiser's
     parameter groups; in an unroll they stay differentiable, so the hypergradient flows through the update.
-    Only methods that unroll the optimiser can learn them.
+    Only methods that differentiate its step (`Unrolled`, `ForwardMode`, `SAMA`) can learn them.
 
     Args:
         optimizer: a live optimiser that `from_torch` takes.

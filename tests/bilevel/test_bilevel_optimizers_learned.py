@@ -11,8 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bilevel import Batches, GaussNewton, Hypergradient, LearnedSettings, Unrolled
+from bilevel import (
+    SAMA,
+    Batches,
+    GaussNewton,
+    Hypergradient,
+    LearnedSettings,
+    Unrolled,
+    compare,
+    hypergradient,
+)
 from bilevel.errors import OptimizerError, OptionError, UnsupportedOptimizerError
+from bilevel.optim import as_rule
 
 
 class Hyper(nn.Module):
@@ -160,6 +170,23 @@ def test_a_learning_rate_is_learned() -> None:
     assert case.outer.log_lr.item() > -6.0
 
 
+def test_a_method_that_does_not_see_the_optimiser_does_not_answer_zero() -> None:
+    case = case_with(lr=0.1)
+    learned = LearnedSettings(torch.optim.SGD(case.inner.parameters(), lr=0.1), lr="lr")
+    problem, batch = case.problem(), (case.train[0], case.val)
+    for optimizer in (learned, as_rule(learned, problem.inner_parameters())):
+        with pytest.raises(OptimizerError, match="learn its settings"):
+            hypergradient(problem, GaussNewton(), *batch, optimizer=optimizer)
+    for subject, optimizer in ((problem, learned), (case.solver(learned, Unrolled(1)), None)):
+        table = compare(
+            subject, [Unrolled(1), GaussNewton()], reference=Unrolled(1), batches=[batch], optimizer=optimizer
+        )
+        assert table.results[0].failure is None
+        assert "learn its settings" in str(table.results[1].failure)
+    one = hypergradient(problem, SAMA("exact"), *batch, optimizer=learned)
+    assert abs(float(one["lr"])) > 0
+
+
 def test_misuse_is_named() -> None:
     case = case_with(lr=0.1)
     parameters = list(case.inner.parameters())
@@ -174,7 +201,7 @@ def test_misuse_is_named() -> None:
         case.solver(LearnedSettings(sgd, lr="rate"), Unrolled(1)).step(case.train[0], case.val)
     with pytest.raises(OptionError, match="not one number"):
         case.solver(LearnedSettings(sgd, lr="logits"), Unrolled(1)).step(case.train[0], case.val)
-    with pytest.raises(OptimizerError, match="unroll"):
+    with pytest.raises(OptimizerError, match=r"GaussNewton(.|\n)*learn its settings"):
         case.solver(LearnedSettings(sgd, lr="lr"), GaussNewton())
     rprop = LearnedSettings(torch.optim.Rprop(parameters), lr="lr")
     with pytest.raises(UnsupportedOptimizerError, match="sign"):
