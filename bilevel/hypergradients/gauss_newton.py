@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from .._autograd import gradients, leaves, subtract
+from .._autograd import subtract
 from ..errors import OptionError
 from ._base import HypergradientMethod, Point
+from ._mixed import inner_gradients
 from ._outer import outer_gradients
 from ._result import Hypergradient
 
@@ -40,28 +40,22 @@ class GaussNewton(HypergradientMethod):
     def __call__(self, point: Point) -> Hypergradient:
         """The hypergradient at `point`."""
         final = outer_gradients(point, tuple(point.inner.values()), point.buffers)
-        w, outer = leaves(point.inner.values()), leaves(point.outer.values())
-
-        def differentiate(loss: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-            return loss.detach(), gradients(loss, (*w, *outer))
-
-        (loss, found), _ = point.run("inner", w, outer, point.buffers, point.train, differentiate)
-        inner_grad, outer_grad = found[: len(w)], found[len(w) :]
-        point.check_inner_gradient(inner_grad)
-        square = sum((g.square().sum() for g in inner_grad if g is not None), loss.new_zeros(()))
+        here = inner_gradients(point, tuple(point.inner.values()))
+        zero = here.loss.new_zeros(())
+        square = sum((g.square().sum() for g in here.inner if g is not None), zero)
         product = sum(
             (
                 (f * g).sum()
-                for f, g in zip(final.inner, inner_grad, strict=True)
+                for f, g in zip(final.inner, here.inner, strict=True)
                 if f is not None and g is not None
             ),
-            loss.new_zeros(()),
+            zero,
         )
         ratio = product / (square + self.eps)
-        indirect = tuple(None if g is None else ratio * g for g in outer_grad)
+        indirect = tuple(None if g is None else ratio * g for g in here.outer)
         return point.answer(
             subtract(final.outer, indirect),
             outer_loss=final.loss,
-            inner_losses=torch.stack([loss]),
+            inner_losses=torch.stack([here.loss]),
             inner_gradient_norm=square.sqrt(),
         )

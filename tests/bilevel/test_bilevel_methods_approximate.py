@@ -150,8 +150,6 @@ def test_sama_tends_to_one_unrolled_step_of_first_order() -> None:
 class LearnedSGD(UpdateRule):
     """w ← w − exp(log_lr)·g, where log_lr is an outer parameter."""
 
-    uses_outer = True
-
     def init(self, params: Any) -> Any:
         return ()
 
