@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -48,6 +49,7 @@ class Level:
         self.live = live_optimizer(optimizer, parameters, name)
         self.clip = clip
         self.schedule = None if scheduler is None else Schedule(scheduler, optimizer, name)
+        self._held: list[float] | None = None
         self._micro_batch = micro_batch
         self._device = device
 
@@ -70,8 +72,23 @@ class Level:
             with torch.no_grad():
                 grads = self.clip(grads)
         self.live.apply(parameters, grads, outer)
-        if self.schedule is not None:
+        if self._held is not None:
+            self._held.append(loss)
+        elif self.schedule is not None:
             self.schedule.step(loss)
+
+    @contextlib.contextmanager
+    def schedule_held(self) -> Iterator[None]:
+        """Within, the learning rate stays as it is; the scheduler takes its steps when the block ends."""
+        held: list[float] = []
+        self._held = held
+        try:
+            yield
+        finally:
+            self._held = None
+            if self.schedule is not None:
+                for loss in held:
+                    self.schedule.step(loss)
 
     def rule(self, parameters: Mapping[str, Tensor]) -> UpdateRule:
         """The live step as a pure function; the learning rate is the present one throughout an unroll."""

@@ -10,6 +10,7 @@ import torch
 import torchopt
 from torch import Tensor
 
+from ._plain import plain
 from ._types import MaybeTensors, Tensors
 from .errors import OptionError, OwnershipError, StateError, UnsupportedOptimizerError
 from .optim import LearnedSettings, UpdateRule, as_rule
@@ -251,24 +252,6 @@ def live_optimizer(optimizer: object, parameters: Mapping[str, Tensor], level: s
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def plain(value: Any) -> Any:
-    """A copy made of dicts with string keys, lists, tensors and plain values."""
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(one) for one in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise OptionError(
-        "a value that cannot be saved as plain data",
-        where="state_dict",
-        found=f"{type(value).__module__}.{type(value).__qualname__}",
-        expected="tensors, numbers, strings, None, and lists and dicts of them",
-    )
 
 
 def _like(value: Any, leaf: Any) -> Any:

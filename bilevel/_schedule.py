@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from ._live import plain
+from ._plain import plain
 from .errors import OptionError
 from .optim import LearnedSettings
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
-
 from ._level import Level
-from ._live import plain
+from ._plain import plain, plain_module
 from ._restart import RestartPoint
 from ._rng import RngState
 from .callbacks import Callback
-from .errors import StateError
+from .errors import BilevelError, StateError
 from .problem import Problem
 
 _VERSION = 1
+_OPTIONAL = {"inner_scheduler", "outer_scheduler", "restart"}  # kept by some solvers only
+_MISFITS = (LookupError, TypeError, AttributeError, RuntimeError, ValueError, BilevelError)
 
 
 def solver_state(
@@ -29,8 +29,8 @@ def solver_state(
     rng = RngState.capture(problem.devices())
     state: dict[str, Any] = {
         "version": _VERSION,
-        "inner": _copied(problem.inner),
-        "outer": _copied(problem.outer),
+        "inner": plain_module(problem.inner),
+        "outer": plain_module(problem.outer),
     }
     for level in levels:
         state.update(level.state_dict())
@@ -57,7 +57,19 @@ def load_solver_state(
     """See `Solver.load_state_dict`."""
     if state.get("version") != _VERSION:
         raise StateError("unknown version", where="state_dict", found=state.get("version"), expected=_VERSION)
-    try:
+    before = solver_state(problem, levels, counts, restart, callbacks)
+    missing = set(before) - set(state) - ({"callbacks"} if restore_rng else {"callbacks", "rng"})
+    foreign = (set(state) & _OPTIONAL) - set(before)
+    if missing or foreign:
+        raise _misfit(
+            "; ".join(
+                f"{what} {', '.join(sorted(names))}"
+                for what, names in (("without", missing), ("with", foreign))
+                if names
+            )
+        )
+
+    def apply(state: Mapping[str, Any], *, restore_rng: bool) -> None:
         problem.inner.load_state_dict(state["inner"])
         problem.outer.load_state_dict(state["outer"])
         for level in levels:
@@ -70,21 +82,26 @@ def load_solver_state(
             if str(index) in saved:  # one that was added since starts afresh
                 callback.load_state_dict(saved[str(index)])
         if restore_rng:
-            RngState(
-                state["rng"]["cpu"].cpu(), {k: v.cpu() for k, v in state["rng"]["devices"].items()}
-            ).restore()
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise StateError(
-            "the state does not fit this solver",
-            where="load_state_dict",
-            found=error,
-            fix="build the solver with the same modules, optimisers and options before loading",
-        ) from error
+            rng = state["rng"]
+            RngState(rng["cpu"].cpu(), {k: v.cpu() for k, v in rng["devices"].items()}).restore()
+
+    try:
+        apply(state, restore_rng=restore_rng)
+    except _MISFITS as error:
+        apply(before, restore_rng=True)
+        if isinstance(error, StateError):
+            raise
+        raise _misfit(error) from error
+
+
+def _misfit(found: object) -> StateError:
+    return StateError(
+        "the state does not fit this solver",
+        where="load_state_dict",
+        found=found,
+        fix="build the solver with the same modules, optimisers and options before loading",
+    )
 
 
 def _stateful(callbacks: Sequence[Callback]) -> list[tuple[int, Any]]:
     return [(i, one) for i, one in enumerate(callbacks) if hasattr(one, "state_dict")]
-
-
-def _copied(module: nn.Module) -> dict[str, Any]:
-    return {name: plain(value) for name, value in module.state_dict().items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -64,12 +65,14 @@ class Solver:
             are the unrolled ones, taken with the old outer parameters, which move afterwards; a method that
             looks at one point only then looks at where the inner steps ended.
         inner_start: `"warm"`, or `"restart"` to put the inner module, its optimiser and its scheduler back
-            to where they were when the solver was built, at the beginning of each `step`.
+            to where they were when the solver was built, at the beginning of each `step`. What `outer` holds
+            too belongs to it and stays as it is.
         inner_clip: `ClipNorm` or `ClipValue` for the inner gradient before its optimiser sees it; part of the
             unrolled steps. Reported norms are those before clipping.
         outer_clip: the same for the hypergradient.
         inner_scheduler: a scheduler of the inner torch.optim optimiser, stepped after each update. Within one
-            unroll the learning rate stays the present one.
+            unroll the learning rate stays the present one; so the steps of a committed one are taken first,
+            and the scheduler's after them.
         outer_scheduler: a scheduler of the outer torch.optim optimiser, stepped after each update.
         inner_micro_batch: cut each training batch into micro-batches of at most so many samples whose losses
             are averaged, weighted by size: the same gradient for a loss that is a mean over samples (not
@@ -150,7 +153,7 @@ class Solver:
             micro_batch=outer_micro_batch,
             device=target,
         )
-        self._restart = RestartPoint(inner, self._inner) if inner_start == "restart" else None
+        self._restart = RestartPoint(self.problem, self._inner) if inner_start == "restart" else None
         if hypergradient.uses_optimizer:
             # Refuse an optimiser that cannot be unrolled now, not in the first step.
             self._inner.rule(self.problem.inner_parameters())
@@ -190,7 +193,8 @@ class Solver:
 
         Args:
             train: one batch, used by every unrolled and live inner step, or `Batches`, of which unrolled
-                step t and live inner step t take the t-th.
+                step t and live inner step t take the t-th; a method that looks at one point only takes the
+                mean over all.
             val: one batch of the outer loss, or `Batches`, over which it is averaged.
 
         Returns:
@@ -200,12 +204,17 @@ class Solver:
         batches.check_steps(self.inner_steps, f"train, for inner_steps={self.inner_steps}", exact=False)
         if self._restart is not None:
             self._restart.restore()
+        steps = self.method.unrolled_steps
         if self.unroll == "look-ahead":
-            info = self._move_outer(self._judge(batches, val))
+            seen = batches
+            if steps is not None and steps < len(batches) <= self.inner_steps:
+                seen = Batches(itertools.islice(batches, steps))
+            info = self._move_outer(self._judge(seen, val))
             info = self._train(batches, info)
-        elif self.method.unrolled_steps is not None:
+        elif steps is not None:
             judged = self._judge(batches, val)
-            moved = self._train(batches, StepInfo())
+            with self._inner.schedule_held():  # the live steps are the unrolled ones
+                moved = self._train(batches, StepInfo())
             info = _joined(self._move_outer(judged), moved)
         else:
             moved = self._train(batches, StepInfo())
@@ -231,7 +240,7 @@ class Solver:
         )
 
     def load_state_dict(self, state: Mapping[str, Any], *, restore_rng: bool = True) -> None:
-        """Take over what `state_dict` gave.
+        """Take over what `state_dict` gave; a state that does not fit changes nothing.
 
         Args:
             state: the saved state; tensors may lie on any device.
@@ -329,9 +338,10 @@ class Solver:
         )
 
     def _evaluate(self, train: Batches, val: Batches) -> Hypergradient:
-        rule = self._inner.rule(self.problem.inner_parameters()) if self.method.uses_optimizer else None
+        parameters = self.problem.inner_parameters()
+        optimizer = self._inner.rule(parameters) if self.method.uses_optimizer else self.inner_optimizer
         with self._precision():
-            return evaluate(self.problem, self.method, train, val, optimizer=rule)
+            return evaluate(self.problem, self.method, train, val, optimizer=optimizer)
 
     def _precision(self) -> contextlib.AbstractContextManager[object]:
         if self._autocast is None:

@@ -57,8 +57,8 @@ def test_resume_is_bit_exact(
     world: World, outer_optimizer: str, inner_start: Any, unroll: Any, data: st.DataObject
 ) -> None:
     method = data.draw(methods(world), label="method")
-    assume(method.uses_optimizer or unroll == "committed" or inner_start == "warm")
-    unrolled = getattr(method, "steps", world.steps) if method.uses_optimizer else world.steps
+    assume(method.unrolled_steps is not None or unroll == "committed" or inner_start == "warm")
+    unrolled = method.unrolled_steps or world.steps
 
     def start(seed: int) -> tuple[Built, Any]:
         built = build(world)
@@ -80,7 +80,7 @@ def test_resume_is_bit_exact(
 
     def run(built: Built, solver: Any) -> list[Any]:
         train = built.train
-        if not method.uses_optimizer and isinstance(train, Batches) and len(train) != unrolled:
+        if method.unrolled_steps is None and isinstance(train, Batches) and len(train) != unrolled:
             train = built.case.train[0]
         seen = []
         for _ in range(2):
