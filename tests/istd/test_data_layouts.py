@@ -1,13 +1,14 @@
+"""Opening a dataset: its layout, its splits, its files, and everything that can be wrong with them."""
+
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from image_files import one_target, write
 
 from istd.data import (
     Dataset,
@@ -27,17 +28,6 @@ from istd.errors import ConfigError, DataError
 NAMES = [f"Misc_{i}" for i in range(1, 7)]
 
 
-def write(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path)
-
-
-def one_target(size: tuple[int, int], y: int, x: int) -> np.ndarray:
-    mask = np.zeros(size, np.uint8)
-    mask[y - 1 : y + 2, x - 1 : x + 2] = 255
-    return mask
-
-
 @pytest.fixture
 def sirst(tmp_path: Path) -> Path:
     """Six images of different sizes in the layout of SIRST v1: three train, one val, two test."""
@@ -50,15 +40,6 @@ def sirst(tmp_path: Path) -> Path:
     for split, names in splits.items():
         (root / "idx_427").mkdir(exist_ok=True)
         (root / "idx_427" / f"{split}.txt").write_text("\n".join(names) + "\n\n")
-    return root
-
-
-@pytest.fixture
-def plain(tmp_path: Path) -> Path:
-    """Ten images in a plain folder."""
-    root = tmp_path / "plain"
-    for i in range(10):
-        write(root / "images" / f"frame{i}.png", np.full((16, 16), i, np.uint8))
     return root
 
 
@@ -184,7 +165,7 @@ def test_a_name_without_image(sirst: Path) -> None:
 
 def test_an_image_without_mask(sirst: Path) -> None:
     (sirst / "masks" / "Misc_5_pixels0.png").unlink()
-    with pytest.raises(DataError, match="Misc_5 has no mask"):
+    with pytest.raises(DataError, match="Misc_5 has neither points nor a mask"):
         open_dataset(sirst).read("Misc_5")
 
 
@@ -273,93 +254,6 @@ def test_no_training_point_at_all(sirst: Path) -> None:
     assert load_split(data, ("train", "val")).num_points == 1
     with pytest.raises(DataError, match="not a single point"):
         load_split(data, "train", require_points=True)
-
-
-def test_a_plain_folder_is_split_by_its_names(plain: Path) -> None:
-    with pytest.warns(DataWarning, match="6 train, 2 val, 2 test"):
-        data = open_dataset(plain)
-    assert data.layout == "folder"
-    assert sorted(data.names) == [f"frame{i}" for i in range(10)]
-    with pytest.warns(DataWarning):
-        assert open_dataset(plain).splits == data.splits
-    record = data.read("frame3")
-    assert record.mask is None
-    assert record.points.shape == (0, 2)
-    images = load_split(data, "val")
-    assert images.masks is None
-    with pytest.raises(DataError, match="no masks and no point file"):
-        load_split(data, "train")
-
-
-def test_a_plain_folder_with_everything(plain: Path) -> None:
-    for i in range(10):
-        write(plain / "masks" / f"frame{i}.bmp", one_target((16, 16), 8, 4))
-    for split, names in (("train", "012345"), ("test", "6789")):
-        (plain / f"{split}.txt").write_text("\n".join(f"frame{i}.png" for i in names))
-    data = open_dataset(plain)
-    assert {split: len(names) for split, names in data.splits.items()} == {"train": 6, "val": 0, "test": 4}
-    assert data.read("frame1").points.tolist() == [[8, 4]]
-
-
-@pytest.mark.parametrize("kind", ["csv", "json"])
-@pytest.mark.filterwarnings("ignore::istd.data.DataWarning")
-def test_points_from_a_file(plain: Path, kind: str) -> None:
-    if kind == "csv":
-        text = "x, y, name, who\n4, 3, frame1, me\n5.4, 9.6, frame1.png, me\n4,3,frame1,me\n0,15,frame2,me\n"
-        text += ",,frame3,me\n"
-    else:
-        text = json.dumps({"frame1": [[3, 4], [9.6, 5.4], [3, 4]], "frame2.png": [[15, 0]], "frame3": []})
-    (plain / f"points.{kind}").write_text(text)
-    data = open_dataset(plain)
-    assert data.read("frame1").points.tolist() == [[3, 4], [10, 5]]
-    assert data.read("frame2").points.tolist() == [[15, 0]]
-    assert data.read("frame3").points.shape == (0, 2)
-
-
-@pytest.mark.parametrize(
-    ("kind", "text", "message"),
-    [
-        ("csv", "name,x\nframe1,3\n", "lacks a column"),
-        ("csv", "", "lacks a column"),
-        ("csv", "name,y,x\nframe1,3\n", "line 2 is not a point"),
-        ("csv", "name,y,x\nframe1,,3\n", "line 2 is not a point"),
-        ("csv", "name,y,x\nframe1\n", "line 2 is not a point"),
-        ("csv", "name,y,x\nframe1,nan,3\n", "line 2 is not a point"),
-        ("csv", "name,y,x\nframe1,inf,3\n", "line 2 is not a point"),
-        ("csv", "name,y,x\nframe77,1,3\n", "frame77"),
-        ("csv", "name,y,x\n../frame1,1,3\n", "not the name"),
-        ("json", "{", "cannot be read"),
-        ("json", "[1]", "not an object"),
-        ("json", '{"frame1": [3, 4]}', "not pairs"),
-        ("json", '{"frame1": [["a", 4]]}', "is not a point"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore::istd.data.DataWarning")
-def test_damaged_point_files(plain: Path, kind: str, text: str, message: str) -> None:
-    (plain / f"points.{kind}").write_text(text)
-    with pytest.raises(DataError, match=message) as caught:
-        open_dataset(plain)
-    assert f"points.{kind}" in str(caught.value)
-
-
-@pytest.mark.filterwarnings("ignore::istd.data.DataWarning")
-def test_a_point_outside_the_image(plain: Path) -> None:
-    (plain / "points.csv").write_text("name,y,x\nframe1,3,16\nframe2,-1,3\n")
-    data = open_dataset(plain)
-    for name in ("frame1", "frame2"):
-        with pytest.raises(DataError, match=f"a point of {name} lies outside"):
-            data.read(name)
-
-
-@pytest.mark.filterwarnings("ignore::istd.data.DataWarning")
-def test_ambiguous_folders(plain: Path) -> None:
-    (plain / "points.csv").write_text("name,y,x\n")
-    (plain / "points.json").write_text("{}")
-    with pytest.raises(DataError, match="two point files"):
-        open_dataset(plain)
-    write(plain / "images" / "frame1.bmp", np.zeros((4, 4), np.uint8))
-    with pytest.raises(DataError, match=r"two images are named frame1"):
-        open_dataset(plain)
 
 
 def test_folders_of_no_known_layout(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_files import write
 from PIL import Image
 
 from istd.data import (
@@ -36,11 +37,6 @@ def mask_of(name: str) -> np.ndarray:
     i = NAMES.index(name)
     mask[4 + i : 7 + i, 8:11] = 255
     return mask
-
-
-def write(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path)
 
 
 def dots(name: str, shift: int = 0) -> np.ndarray:
