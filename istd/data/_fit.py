@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
+from .._regions import find_regions
 from ..errors import DataError
 from .points import centroid_points
 
@@ -44,9 +45,9 @@ def fit_mask(mask: np.ndarray, size: tuple[int, int], image_path: Path, mask_pat
     method = cv2.INTER_AREA if height < mask.shape[0] else cv2.INTER_LINEAR
     fitted = cv2.resize(mask.astype(np.float32), (width, height), interpolation=method) >= 0.5
     scale = np.array(size) / mask.shape
-    labels, _ = ndimage.label(mask, np.ones((3, 3)))
     points = ((centroid_points(mask) + 0.5) * scale).astype(np.int64)
-    for box, (y, x) in zip(ndimage.find_objects(labels), points, strict=True):
+    boxes = ndimage.find_objects(find_regions(mask).labels)
+    for box, (y, x) in zip(boxes, points, strict=True):
         rows, columns = (
             slice(int(np.floor(side.start * s)), int(np.ceil(side.stop * s)))
             for side, s in zip(box, scale, strict=True)

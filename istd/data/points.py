@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import ndimage
 
+from .._regions import find_regions
+
 
 def centroid_points(mask: np.ndarray, connectivity: int = 8) -> np.ndarray:
     """One point per target: the pixel at the centroid of each connected component.
@@ -76,7 +78,7 @@ def _components(mask: np.ndarray, connectivity: int) -> Iterator[np.ndarray]:
         raise ValueError(f"connectivity is {connectivity}, expected 4 or 8")
     if mask.ndim != 2:
         raise ValueError(f"the mask has shape {mask.shape}, expected [H, W]")
-    labels, _ = ndimage.label(mask, np.ones((3, 3)) if connectivity == 8 else None)
+    labels = find_regions(mask, connectivity).labels
     for i, window in enumerate(ndimage.find_objects(labels)):
         corner = np.array([side.start for side in window])
         yield np.argwhere(labels[window] == i + 1) + corner

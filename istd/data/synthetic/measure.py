@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from ..._regions import find_regions
+
 _MARGIN = 10
 _GAP = 2
 
@@ -37,9 +39,8 @@ def measure_targets(image: np.ndarray, mask: np.ndarray) -> list[TargetMeasure]:
     Targets come in the order of `centroid_points`. A ring without pixels or without variation gives an
     infinite or undefined (nan) ratio.
     """
-    structure = np.ones((3, 3))
-    labels, _ = ndimage.label(mask, structure)
-    near = ndimage.binary_dilation(mask, structure, _GAP)
+    labels = find_regions(mask).labels
+    near = ndimage.binary_dilation(mask, np.ones((3, 3)), _GAP)
     values = image.astype(np.float64)
     measures = []
     for label, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy import ndimage
+
+from ..._regions import label_mask
 
 _FINE = 4
 """Sub-pixels along each side of a pixel."""
@@ -59,7 +60,7 @@ def draw_profile(
             profile = _render(shape, scale, offset, psf)
             mask = profile >= boundary
             scale *= math.sqrt(area / mask.sum())
-        if ndimage.label(mask, np.ones((3, 3)))[1] == 1:
+        if label_mask(mask)[0] == 1:
             return profile, mask
 
 
