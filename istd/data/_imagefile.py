@@ -95,8 +95,8 @@ def read_mask(path: Path, threshold: float | None = None) -> np.ndarray:
         where=path,
         found=f"{len(values)} values: {shown}; {soft:.1%} of the pixels between 1/8 and 7/8 of the largest",
         expected="0 and at most one other value",
-        fix="give a binary mask; if only the edges of its targets are gray (anti-aliasing, JPEG), "
-        "open the dataset with mask_threshold=0.5",
+        fix="give a binary mask; if only the edges of its targets are gray (anti-aliasing, JPEG), cut them: "
+        "`istd pack FOLDER --mask-threshold 0.5`, then train on the packed file",
     )
 
 

@@ -23,10 +23,14 @@ class Dataset(ABC):
         root: the folder or file it was opened from.
         layout: the name of the layout.
         splits: 'train', 'val' and 'test' → names, in the order of the dataset; a split may be empty.
+        unannotated: images to learn from that the dataset's point file does not name, so that they count as
+            images without a target; see `Parts.unannotated`.
 
     Raises:
         DataError: a name occurs twice, in one split or in two, or no split has a name.
     """
+
+    unannotated: frozenset[str] = frozenset()
 
     def __init__(self, root: Path, layout: str, splits: Mapping[str, Iterable[str]]) -> None:
         self.root = root

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import torch
 
 from ..errors import DataError
 from ..ragged import RaggedImages
+from ._record import DataWarning, Record
 from .dataset import Dataset
 
 
@@ -51,6 +53,9 @@ def load_names(
 ) -> ImageSet:
     """Read images by name, in the given order.
 
+    How many of them the dataset's point file does not name, which makes them images without a target, is said
+    in a `DataWarning`.
+
     Args:
         dataset: where from.
         names: which; at least one.
@@ -67,6 +72,7 @@ def load_names(
         records.append(dataset.read(name))
         if progress is not None:
             progress(len(records), len(names))
+    _warn_unannotated(dataset, records)
     masks = [record.mask for record in records if record.mask is not None]
     return ImageSet(
         names=tuple(names),
@@ -78,6 +84,23 @@ def load_names(
         ),
         points=tuple(record.points for record in records),
     )
+
+
+def _warn_unannotated(dataset: Dataset, records: Sequence[Record]) -> None:
+    # Of an image with an empty mask it is known that there is no target.
+    left = [
+        record.name
+        for record in records
+        if record.name in dataset.unannotated and (record.mask is None or record.mask.any())
+    ]
+    if left:
+        shown = ", ".join(left[:5]) + (", …" if len(left) > 5 else "")
+        warnings.warn(
+            f"{len(left)} of {len(records)} images are not in the point file, so they count as images "
+            f"without a target: {shown}; see `istd annotate`",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def load_split(

@@ -28,7 +28,7 @@ class PackedDataset(Dataset):
     - masks: uint8 [total pixels], 1 on targets; 0 throughout for an image without a mask
     - points: int64 [total points, 2], rows (y, x)
     - heights, widths, point_counts: int64 [N]; has_mask: bool [N]
-    - index: UTF-8 JSON as uint8, {"names": [...], "splits": {...}, "notes": {...}}
+    - index: UTF-8 JSON as uint8, {"names": [...], "splits": {...}, "notes": {...}, "unannotated": [...]}
 
     Attributes:
         source_layout: the layout of the dataset that was packed.
@@ -84,6 +84,7 @@ class PackedDataset(Dataset):
             self._names = tuple(str(name) for name in index["names"])
             self._read_splits = {split: tuple(map(str, index["splits"][split])) for split in SPLITS}
             self._notes = {str(name): str(note) for name, note in index["notes"].items()}
+            self.unannotated = frozenset(map(str, index.get("unannotated", ())))
             self.source_layout = str(_text(file.attrs["layout"]))
             self._stored_hash = _text(file.attrs["split_hash"])
             columns = {column: np.asarray(_plain(file, column, len(self._names))[()]) for column in COLUMNS}

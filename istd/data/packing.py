@@ -129,6 +129,7 @@ def _write(
         "names": dataset.names,
         "splits": dict(dataset.splits),
         "notes": notes,
+        "unannotated": [name for name in dataset.names if name in dataset.unannotated],
         "source": str(dataset.root),
     }
     encoded = json.dumps(index, ensure_ascii=False).encode("utf-8")

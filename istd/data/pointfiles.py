@@ -7,9 +7,9 @@
 a folder   NAME.png: an image, black but for a dot of at most 25 pixels on each target
 
 All count pixels from 0 at the top left and may name images with or without suffix; fractions are rounded to
-the nearest pixel, exact halves to the even one. An image without a row is an image without a target. A row
-with empty y and x (in JSON: an empty list; in COCO: an image without an annotation) says the same in as many
-words: `istd annotate` tells by it what was looked at from what is to do.
+the nearest pixel, exact halves to the even one. A row with empty y and x (in JSON: an empty list; in COCO: an
+image without an annotation) says that an image has no target. An image without a row counts as one without a
+target too, but perhaps nobody has looked at it: training, `istd doctor` and `istd annotate` say so.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from scipy import ndimage
 
 from .._files import atomic_path, write_text
+from .._regions import find_regions
 from ..errors import DataError
 from ._imagefile import read_gray_values
 from ._names import check_name, strip_suffix
@@ -76,8 +76,7 @@ def read_point_image(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
         DataError: not an image, or a dot of more than 25 pixels.
     """
     values = read_gray_values(path)
-    labels, count = ndimage.label(values, np.ones((3, 3)))
-    largest = int(np.bincount(labels.reshape(-1))[1:].max()) if count else 0
+    largest = int(find_regions(values).areas.max(initial=0))
     if largest > MAX_DOT:
         raise DataError(
             "this is no image of points",

@@ -16,7 +16,7 @@ def check_masks(all_facts: Sequence[Facts]) -> Iterator[Finding]:
     """Masks that are missing, unreadable, not binary, of another size, empty, or far too large."""
     for split, severity in (("train", "warning"), ("val", "warning"), ("test", "error")):
         lacking = [facts for facts in all_facts if facts.mask_missing and split in facts.splits]
-        # Point-supervised sets often have masks for the test split alone; that is how they are meant.
+        # Masks for the test split alone, beside points for training: that is how such sets are meant.
         if lacking and (
             split == "test" or any(f.targets is not None and split in f.splits for f in all_facts)
         ):
@@ -35,7 +35,8 @@ def check_masks(all_facts: Sequence[Facts]) -> Iterator[Finding]:
             "the mask cannot be used",
             tuple(facts.name for facts in broken),
             tuple(str(facts.mask_problem) for facts in broken),
-            "give a binary mask; for soft edges (anti-aliasing, JPEG), cut them with --mask-threshold 0.5",
+            "give a binary mask; for soft edges (anti-aliasing, JPEG), cut them: `istd pack FOLDER "
+            "--mask-threshold 0.5`, then train on the packed file",
         )
     yield from _check_sizes(all_facts)
     large = [facts for facts in all_facts if (facts.mask_fraction or 0) > LARGE]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from ._facts import Facts
 from .finding import Finding
@@ -33,8 +33,8 @@ _KINDS = (
 )
 
 
-def check_points(all_facts: Sequence[Facts]) -> Iterator[Finding]:
-    """Unreadable points, none at all, points outside the image or off their target, targets without one."""
+def check_points(all_facts: Sequence[Facts], unannotated: Collection[str]) -> Iterator[Finding]:
+    """Images and targets without points, points that cannot be read, that lie outside or off their target."""
     broken = [facts for facts in all_facts if facts.point_problem is not None]
     if broken:
         yield Finding(
@@ -44,6 +44,16 @@ def check_points(all_facts: Sequence[Facts]) -> Iterator[Finding]:
             tuple(facts.name for facts in broken),
             tuple(str(facts.point_problem) for facts in broken),
         )
+    unlabelled = [facts for facts in all_facts if facts.unlabelled]
+    if unlabelled:
+        yield Finding(
+            "error",
+            "unlabelled",
+            "an image with neither points nor a mask cannot be used",
+            tuple(facts.name for facts in unlabelled),
+            mend="mark its targets (istd annotate), add its mask or point image (all black if there is no "
+            "target), or take its name out of the split",
+        )
     train = [facts for facts in all_facts if "train" in facts.splits and facts.problem is None]
     if train and not any(facts.points for facts in train):
         yield Finding(
@@ -51,6 +61,20 @@ def check_points(all_facts: Sequence[Facts]) -> Iterator[Finding]:
             "no-points",
             "no training image has a target: neither points nor masks with targets were found",
             mend="add points.csv (istd annotate, istd points) or masks/",
+        )
+    # Of an image with an empty mask it is known that there is no target.
+    left = [
+        facts
+        for facts in all_facts
+        if facts.name in unannotated and facts.problem is None and facts.targets != 0
+    ]
+    if left:
+        yield Finding(
+            "warning",
+            "unannotated",
+            f"{len(left)} images to learn from are not in the point file: they count as without a target",
+            tuple(facts.name for facts in left),
+            mend="go on with `istd annotate`; where there is no target, say so there (a row without y and x)",
         )
     for attribute, severity, check, message, mend in _KINDS:
         some = [(facts, getattr(facts, attribute)) for facts in all_facts if getattr(facts, attribute)]

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from ..data import Parts, Record, read_mask
-from ..data._fit import fit_mask, fit_points
+from .._regions import find_regions, label_mask
+from ..data import Parts, Record
+from ..data._fit import fit_mask
 from ..data._imagefile import read_gray_values, read_mode, read_raw, to_8_bit
 from ..data.layouts._files import inside
-from ..data.pointfiles import read_point_image
+from ..data.layouts._sources import given_points, stored_mask
 from ..errors import DataError
 
 _NEAR = np.ones((3, 3), bool)
@@ -36,7 +37,8 @@ class Facts:
         has_alpha: whether some pixel is transparent.
         digest: a hash of size and gray values.
         mask_problem: why its mask cannot be read or used, or None.
-        mask_missing: whether it has no mask although the dataset has masks.
+        mask_missing: whether it has points but no mask, although the dataset has masks.
+        unlabelled: whether it has neither points nor a mask, although the dataset has one of them.
         mask_size: (height, width) of its mask where that differs from the image's.
         mask_fraction: part of the mask that is target; None without a mask.
         targets: how many targets its mask has; None without a mask.
@@ -59,6 +61,7 @@ class Facts:
     digest: str = ""
     mask_problem: str | None = None
     mask_missing: bool = False
+    unlabelled: bool = False
     mask_size: tuple[int, int] | None = None
     mask_fraction: float | None = None
     targets: int | None = None
@@ -88,16 +91,18 @@ def facts_of_files(
     except DataError as error:
         facts.problem = _short(error)
         return facts
-    mask = _mask_of(facts, root, parts, mask_threshold)
+    assert facts.size is not None
+    facts.unlabelled = not parts.is_labelled(name)
+    mask = _mask_of(facts, facts.size, root, parts, mask_threshold)
     try:
-        points = _points_of(facts, root, parts)
+        given = given_points(root, parts, name, facts.size)
     except DataError as error:
         facts.point_problem = _short(error)
         return facts
-    if points is None:
+    if given is None:
         facts.points = facts.targets or 0
     else:
-        _point_facts(facts, points, mask)
+        _point_facts(facts, given[0], mask)
     return facts
 
 
@@ -134,18 +139,18 @@ def _value_facts(facts: Facts, values: np.ndarray) -> None:
     facts.digest = hashlib.sha256(f"{values.shape}{values.dtype}".encode() + values.tobytes()).hexdigest()
 
 
-def _mask_of(facts: Facts, root: Path, parts: Parts, threshold: float | None) -> np.ndarray | None:
-    if parts.masks is None or facts.size is None:
-        return None
-    if facts.name not in parts.masks:
-        facts.mask_missing = True
-        return None
+def _mask_of(
+    facts: Facts, size: tuple[int, int], root: Path, parts: Parts, threshold: float | None
+) -> np.ndarray | None:
     try:
-        path = inside(root, parts.masks[facts.name])
-        mask = read_mask(path, threshold)
-        if mask.shape != facts.size:
+        stored = stored_mask(root, parts, facts.name, threshold)
+        if stored is None:
+            facts.mask_missing = parts.masks is not None and not facts.unlabelled
+            return None
+        mask, path = stored
+        if mask.shape != size:
             facts.mask_size = (mask.shape[0], mask.shape[1])
-            mask = fit_mask(mask, facts.size, parts.images[facts.name], path)
+            mask = fit_mask(mask, size, parts.images[facts.name], path)
     except DataError as error:
         if facts.mask_size is None:
             facts.mask_problem = _short(error)
@@ -156,20 +161,7 @@ def _mask_of(facts: Facts, root: Path, parts: Parts, threshold: float | None) ->
 
 def _mask_facts(facts: Facts, mask: np.ndarray) -> None:
     facts.mask_fraction = float(mask.mean())
-    facts.targets = ndimage.label(mask, _NEAR)[1]
-
-
-def _points_of(facts: Facts, root: Path, parts: Parts) -> np.ndarray | None:
-    """The points that a file gives; None where they come from the mask."""
-    if parts.points is not None:
-        return parts.points.get(facts.name, np.empty((0, 2), np.int64))
-    if parts.point_images is None or facts.name not in parts.point_images or facts.size is None:
-        return None
-    path = inside(root, parts.point_images[facts.name])
-    points, size = read_point_image(path)
-    return (
-        points if size == facts.size else fit_points(points, size, facts.size, parts.images[facts.name], path)
-    )
+    facts.targets = label_mask(mask)[0]
 
 
 def _point_facts(facts: Facts, points: np.ndarray, mask: np.ndarray | None) -> None:
@@ -182,11 +174,12 @@ def _point_facts(facts: Facts, points: np.ndarray, mask: np.ndarray | None) -> N
     points = points[inner]
     near = ndimage.binary_dilation(mask, _NEAR)
     facts.off = [(int(y), int(x)) for y, x in points if not near[y, x]]
-    labels, count = ndimage.label(mask, _NEAR)
+    regions = find_regions(mask)
+    labels = regions.labels
     # A point beside a target counts for it, as it does in `off`: the largest label in its 3 × 3 window.
     owner = ndimage.maximum_filter(labels, 3)
     owner[mask] = labels[mask]
-    hits = np.bincount(owner[tuple(points.T)], minlength=count + 1)[1:]
+    hits = np.bincount(owner[tuple(points.T)], minlength=regions.count + 1)[1:]
     for where, hit in zip(ndimage.find_objects(labels), hits, strict=True):
         corner = (int(where[0].start), int(where[1].start))
         if hit == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +70,7 @@ def diagnose(
     def read(name: str) -> Facts:
         return facts_of_files(name, listed[name], path, parts, mask_threshold, _looker(index, listed))
 
-    findings += _check_all(names, read, index, listed, progress)
+    findings += _check_all(names, read, index, listed, frozenset(parts.unannotated()), progress)
     return _report(path, found.name, parts.splits, findings)
 
 
@@ -92,7 +92,7 @@ def _diagnose_dataset(dataset: Dataset, scenes: bool, progress: Callable[[int, i
         return facts_of_record(listed[name], record, _looker(index, listed))
 
     findings = list(check_splits(dataset.splits, None))
-    findings += _check_all(list(listed), read, index, listed, progress)
+    findings += _check_all(list(listed), read, index, listed, dataset.unannotated, progress)
     if notes:
         findings.append(
             Finding("warning", "mended", "mended when it was packed", tuple(notes), tuple(notes.values()))
@@ -105,6 +105,7 @@ def _check_all(
     read: Callable[[str], Facts],
     index: SceneIndex | None,
     listed: Mapping[str, tuple[str, ...]],
+    unannotated: Collection[str],
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[Finding]:
     all_facts = []
@@ -112,8 +113,9 @@ def _check_all(
         all_facts.append(read(name))
         if progress is not None:
             progress(len(all_facts), len(names))
-    for check in (check_images, check_duplicates, check_masks, check_points):
+    for check in (check_images, check_duplicates, check_masks):
         yield from check(all_facts)
+    yield from check_points(all_facts, unannotated)
     if index is not None:
         digests = {facts.name: facts.digest for facts in all_facts}
         yield from check_scenes(index, {name: splits[0] for name, splits in listed.items()}, digests)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_files import write
 from PIL import Image
 
-from istd.data import SyntheticDataset, open_dataset, pack
+from istd.data import DataWarning, Resplit, SyntheticDataset, load_names, open_dataset, pack
 from istd.data.synthetic import make_scene
 from istd.doctor import Report, diagnose
 from istd.doctor._scenes import SceneIndex, check_scenes
@@ -18,11 +19,6 @@ from istd.errors import ConfigError, DataError
 
 SPLITS = {"train": ["a", "b", "c"], "val": ["d"], "test": ["e", "f"]}
 SIZE = (40, 50)
-
-
-def write(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path)
 
 
 def lists(root: Path, splits: dict[str, list[str]]) -> None:
@@ -41,6 +37,22 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write(root / "masks" / f"{name}.png", mask)
     lists(root, SPLITS)
     return root
+
+
+CLICKS = "name,y,x\n" + "".join(f"{name},11,21\n" for name in "abcdef")
+
+
+def some_masks(root: Path, names: str) -> None:
+    for path in (root / "masks").iterdir():
+        if path.stem not in names:
+            path.unlink()
+
+
+def some_dots(root: Path, names: str) -> None:
+    for name in names:
+        dots = np.zeros(SIZE, np.uint8)
+        dots[11, 21] = 255
+        write(root / "points" / f"{name}.png", dots)
 
 
 @pytest.fixture
@@ -87,7 +99,7 @@ def test_unreadable_files(root: Path) -> None:
     assert look(root) == {
         "unreadable-image": ("error", ("a",)),
         "unusable-mask": ("error", ("b", "c")),
-        "missing-mask": ("error", ("e",)),
+        "unlabelled": ("error", ("d", "e")),
         "stray-mask": ("warning", ("stray.png",)),
         "no-points": ("error", ()),
     }
@@ -203,6 +215,66 @@ def test_point_images(root: Path) -> None:
     assert look(root) == {}
     write(root / "points" / "a.png", np.full(SIZE, 255, np.uint8))
     assert look(root) == {"unusable-points": ("error", ("a",))}
+
+
+@pytest.mark.parametrize("clicks", ["file", "dots", "none"])
+@pytest.mark.parametrize("masks", ["abcdef", "ef", "abcd", ""])
+def test_what_it_passes_can_be_packed(root: Path, tmp_path: Path, clicks: str, masks: str) -> None:
+    """Points to train on and masks to test on are enough; what reading refuses is an error here."""
+    some_masks(root, masks)
+    if clicks == "file":
+        (root / "points.csv").write_text(CLICKS)
+    elif clicks == "dots":
+        some_dots(root, "abcd")
+    found = look(root)
+    unlabelled = tuple(name for name in "abcdef" if name not in masks and not _clicked(clicks, name))
+    assert found.get("unlabelled", ("error", ()))[1] == unlabelled
+    if unlabelled:
+        with pytest.raises(DataError, match=f"{unlabelled[0]} has neither points nor a mask"):
+            pack(open_dataset(root), tmp_path / "p.h5")
+        return
+    assert {check for check, (severity, _) in found.items() if severity == "error"} <= {"missing-mask"}
+    assert ("missing-mask" in found) == (not set("ef") <= set(masks))
+    packed = pack(open_dataset(root), tmp_path / "p.h5")
+    for name in packed.names:
+        assert (packed.read(name).mask is None) == (name not in masks)
+        assert packed.read(name).points[0].tolist()[1] == 21
+
+
+def test_images_that_nobody_has_clicked(root: Path, tmp_path: Path) -> None:
+    """Not those of which a mask says that there is no target, or that are measured by their mask."""
+    some_masks(root, "cdef")
+    write(root / "masks" / "c.png", np.zeros(SIZE, np.uint8))
+    (root / "points.csv").write_text("name,y,x\na,,\n")
+    found = look(root)
+    assert found["unannotated"] == ("warning", ("b",))
+    (root / "masks" / "d.png").unlink()
+    assert look(root)["unannotated"] == ("warning", ("b", "d"))
+    (root / "points.csv").write_text(CLICKS)
+    assert "unannotated" not in look(root)
+
+
+def test_training_is_told_which_images_nobody_has_clicked(root: Path, tmp_path: Path) -> None:
+    """From the folder and from its packed copy, also in other splits."""
+    shutil.rmtree(root / "masks")
+    (root / "points.csv").write_text("name,y,x\na,11,21\nb,,\n")
+    data = open_dataset(root)
+    packed = pack(data, tmp_path / "p.h5")
+    again = Resplit(packed, {"train": "ac", "val": "b"})
+    for dataset, names in ((data, "abc"), (packed, "abc"), (again, "ac")):
+        with pytest.warns(DataWarning, match=rf"1 of {len(names)} images are not in the point file.*: c;"):
+            load_names(dataset, names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_names(data, "abef").num_points == 1
+    assert look(tmp_path / "p.h5")["unannotated"] == ("warning", ("c", "d"))
+    before = data.content_key()
+    (root / "points.csv").write_text("name,y,x\na,11,21\nb,,\nc,,\n")
+    assert open_dataset(root).content_key() != before
+
+
+def _clicked(clicks: str, name: str) -> bool:
+    return clicks == "file" or (clicks == "dots" and name in "abcd")
 
 
 def test_packed_files_are_looked_at_too(root: Path, tmp_path: Path) -> None:

@@ -9,22 +9,22 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DataError
-from .._fit import fit_mask, fit_points
-from .._imagefile import read_gray, read_mask
+from .._fit import fit_mask
+from .._imagefile import read_gray
 from .._record import Record
 from ..dataset import Dataset
-from ..pointfiles import read_point_image
 from ..points import centroid_points
 from ._files import inside
 from ._parts import Parts
 from ._registry import Layout, register_layout
+from ._sources import given_points, show_sizes, stored_mask
 
 
 class FolderDataset(Dataset):
     """Images, masks and points in files, found by the image's name.
 
     The points of an image are those of the dataset's point file; without one, the dots of its point image;
-    without that too, the centroids of its mask's components.
+    without that too, the centroids of its mask's components. An image with points needs no mask.
 
     Args:
         root: the dataset's folder.
@@ -49,6 +49,7 @@ class FolderDataset(Dataset):
                     expected=f"an image file for each name (there are {len(parts.images)} images)",
                     fix="complete the image folder, or remove these names from the split file",
                 )
+        self.unannotated = frozenset(parts.unannotated())
         self._parts = parts
         self._mask_threshold = mask_threshold
 
@@ -77,58 +78,40 @@ class FolderDataset(Dataset):
                 status = None if path is None else path.stat()
                 digest.update(f"{path}\0{status and (status.st_size, status.st_mtime_ns)}\n".encode())
             if parts.points is not None:
-                digest.update(np.asarray(parts.points.get(name, ())).tobytes())
+                points = parts.points.get(name)
+                digest.update(f"{points if points is None else points.tolist()}\n".encode())
         return digest.hexdigest()
 
     def _read(self, name: str) -> Record:
+        if not self._parts.is_labelled(name):
+            raise DataError(
+                f"the image {name} has neither points nor a mask",
+                where=self.image_file(name),
+                fix="mark its targets with `istd annotate`, add its mask or point image (all black if there "
+                "is no target), or take its name out of the split",
+            )
         image = read_gray(self.image_file(name))
         size = (image.shape[0], image.shape[1])
         notes: list[str] = []
         mask = self._read_mask(name, size, notes)
-        points = self._read_points(name, size, mask, notes)
+        given = given_points(self.root, self._parts, name, size)
+        if given is not None:
+            points, note = given
+            notes += [] if note is None else [note]
+        else:
+            points = np.empty((0, 2), np.int64) if mask is None else centroid_points(mask)
         return Record(name, image, mask, points, "; ".join(notes) or None)
 
     def _read_mask(self, name: str, size: tuple[int, int], notes: list[str]) -> np.ndarray | None:
-        if self._parts.masks is None:
+        stored = stored_mask(self.root, self._parts, name, self._mask_threshold)
+        if stored is None:
             return None
-        path = self._parts.masks.get(name)
-        if path is None:
-            if self._parts.masks_optional:
-                return None
-            raise DataError(f"the image {name} has no mask", where=self.image_file(name), fix="add its mask")
-        mask = read_mask(inside(self.root, path), self._mask_threshold)
+        mask, path = stored
         if mask.shape != size:
-            notes.append(f"{path}: the mask was resized to its image ({_sizes('mask', mask.shape, size)})")
+            found = show_sizes("mask", mask.shape, size)
+            notes.append(f"{path}: the mask was resized to its image ({found})")
             mask = fit_mask(mask, size, self._parts.images[name], path)
         return mask
-
-    def _read_points(
-        self, name: str, size: tuple[int, int], mask: np.ndarray | None, notes: list[str]
-    ) -> np.ndarray:
-        none = np.empty((0, 2), np.int64)
-        if self._parts.points is not None:
-            return self._parts.points.get(name, none)
-        path = None if self._parts.point_images is None else self._parts.point_images.get(name)
-        if path is not None:
-            points, its_size = read_point_image(inside(self.root, path))
-            if its_size != size:
-                found = _sizes("points", its_size, size)
-                notes.append(f"{path}: the points were scaled to the image ({found})")
-                points = fit_points(points, its_size, size, self._parts.images[name], path)
-            return points
-        if mask is not None:
-            return centroid_points(mask)
-        if self._parts.point_images is not None or self._parts.masks_optional:
-            raise DataError(
-                f"the image {name} has neither points nor a mask",
-                where=self.image_file(name),
-                fix="add its point image or its mask, or take its name out of the split",
-            )
-        return none
-
-
-def _sizes(what: str, size: tuple[int, ...], image: tuple[int, int]) -> str:
-    return f"{what} {size[0]} × {size[1]}, image {image[0]} × {image[1]}"
 
 
 def register_folder_layout(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,8 @@ def find_layout(root: Path, name: str | None = None) -> Layout:
                 "more than one layout fits this folder",
                 where=root,
                 found=", ".join(one.name for one in fitting),
-                fix=f"choose one, for example layout={fitting[0].name!r}",
+                fix=f"choose one: `istd pack {shlex.quote(str(root))} --layout {fitting[0].name}`, then "
+                "train on the packed file",
             )
         if fitting:
             return fitting[0]

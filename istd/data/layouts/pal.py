@@ -35,7 +35,6 @@ def _parts(root: Path) -> Parts:
         split_files={split: folder / "img" for split, folder in folders.items()},
         images=images,
         masks={name: path for some in masks if some for name, path in some.items()} if any(masks) else None,
-        masks_optional=True,
         points=read_point_file(root, images),
         point_images=listed(origin / "masks_centroid") or listed(origin / "masks_coarse"),
     )

@@ -26,7 +26,6 @@ def _parts(root: Path) -> Parts:
         split_files=split_files,
         images=images,
         masks=listed(root / "labels"),
-        masks_optional=True,
         points=read_point_file(root, images),
         point_images=list_images(root / "masks_centroid"),
     )
