@@ -33,7 +33,7 @@ class _Row:
 
 
 class PointFile:
-    """The points of a folder's images in one file that the layout `folder` reads.
+    """The points of a folder's images in one file that every layout reads.
 
     An image is annotated if the file names it; without a point it is an image without a target. Lines of
     other images, further columns, and fractions of points that were not moved stay as they were.

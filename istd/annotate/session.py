@@ -15,7 +15,7 @@ from ..data._imagefile import read_gray_values
 from ..data._names import check_name
 from ..data._record import Record
 from ..data.dataset import SPLITS, Dataset
-from ..data.layouts._files import POINT_FILES
+from ..data.layouts._files import POINT_FILES, find_point_files
 from ..data.layouts._folder_dataset import FolderDataset
 from ..errors import ConfigError, DataError, IstdError, WriteError
 from .point_file import Point, PointFile
@@ -44,8 +44,8 @@ class AnnotationSession:
 
     Raises:
         ConfigError: an unknown split, a packed or generated dataset, a point file of another format.
-        DataError: an empty split, an image whose name cannot be written into a point file, or a damaged
-            point file.
+        DataError: an empty split, an image whose name cannot be written into a point file, a point file that
+            is damaged, or one in the dataset's folder that is a link out of it.
     """
 
     def __init__(self, dataset: Dataset, split: str = "all", points: Path | None = None) -> None:
@@ -194,9 +194,7 @@ class AnnotationSession:
     @property
     def read_by_training(self) -> bool:
         """Whether the dataset, opened by itself, takes its points from the file that is written here."""
-        return (
-            self.dataset.layout == "folder" and self.file.path == _default_file(self.dataset.root).resolve()
-        )
+        return self.file.path == _default_file(self.dataset.root).resolve()
 
     def close(self) -> None:
         """Wait for a change that is being written, and take no further ones."""
@@ -256,7 +254,7 @@ class _Cache:
 
 
 def _default_file(root: Path) -> Path:
-    return next((root / name for name in POINT_FILES if (root / name).exists()), root / POINT_FILES[0])
+    return next(iter(find_point_files(root)), root / POINT_FILES[0])
 
 
 def _in_order(name: str) -> tuple[list[tuple[int, str]], str]:

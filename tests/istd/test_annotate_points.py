@@ -13,7 +13,8 @@ import pytest
 from istd.annotate import AnnotationSession, Display, PointFile, StaleRevisionError, to_png
 from istd.annotate import point_file as point_file_module
 from istd.annotate.display import mask_png, parse_display, window
-from istd.data import PackedDataset, SyntheticDataset, open_dataset, pack
+from istd.data import PackedDataset, SyntheticDataset, open_dataset, pack, write_synthetic
+from istd.data.synthetic import TREES
 from istd.errors import ConfigError, DataError, WriteError
 
 pytestmark = pytest.mark.filterwarnings("ignore::istd.data.DataWarning")
@@ -58,6 +59,17 @@ def test_what_is_saved_can_be_trained_on(folder: Path, suffix: str) -> None:
     assert [path.name for path in folder.iterdir() if path.is_file()] == [f"points.{suffix}"]
     assert session.read_by_training
     assert not start(folder, points=folder / "other.csv").read_by_training
+
+
+@pytest.mark.parametrize("layout", sorted(TREES))
+def test_every_layout_trains_on_what_is_saved(tmp_path: Path, layout: str) -> None:
+    write_synthetic(SyntheticDataset(1, 0, 1, (32, 32)), tmp_path / "set", layout=layout)
+    session = start(tmp_path / "set")
+    session.save("train_00000", [(3, 4), (5, 6)], 0)
+    assert session.file.path == tmp_path / "set" / "points.csv"
+    assert session.read_by_training
+    assert open_dataset(tmp_path / "set").layout == layout
+    assert reread(tmp_path / "set", "train_00000") == [[3, 4], [5, 6]]
 
 
 def test_other_rows_columns_and_fractions_survive(folder: Path) -> None:
@@ -223,6 +235,16 @@ def test_unreadable_images_and_links(folder: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(folder / "images" / "f1.png"), np.zeros(SIZE, np.uint8))
     session.values("f1")
     assert session.state()["images"][1]["error"] is None
+
+
+def test_a_point_file_that_links_out_is_never_written(folder: Path, tmp_path: Path) -> None:
+    data = open_dataset(folder)
+    (folder / "points.csv").symlink_to(tmp_path / "made.csv")  # leads to nothing yet
+    with pytest.raises(DataError, match="leads out"):
+        AnnotationSession(data)
+    with pytest.raises(DataError, match="leads out"):
+        open_dataset(folder)
+    assert not (tmp_path / "made.csv").exists()
 
 
 def test_masks_are_shown_beside(folder: Path) -> None:

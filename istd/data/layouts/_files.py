@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container
 from pathlib import Path
 
@@ -79,13 +80,23 @@ def listed(folder: Path) -> dict[str, Path] | None:
     return list_images(folder) if folder.is_dir() else None
 
 
+def find_point_files(root: Path) -> list[Path]:
+    """Those of `points.csv` and `points.json` that the dataset's folder has.
+
+    Raises:
+        DataError: a link that leads out of the folder, also one to a file that is not there: writing it would
+            make that file.
+    """
+    return [inside(root, root / name) for name in POINT_FILES if os.path.lexists(root / name)]
+
+
 def read_point_file(root: Path, images: Container[str]) -> dict[str, np.ndarray] | None:
     """The points of `points.csv` or `points.json` in the dataset's folder; None if it has neither.
 
     Raises:
         DataError: both are there; or as for `read_points`.
     """
-    found = [inside(root, root / name) for name in POINT_FILES if (root / name).exists()]
+    found = find_point_files(root)
     if len(found) > 1:
         raise DataError(
             "there are two point files", where=root, found=", ".join(POINT_FILES), fix="keep one of them"
