@@ -6,6 +6,7 @@ import contextlib
 import glob
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,40 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         if partial is not None:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(target: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `target`; it takes the name `target` if the block ends well.
+
+    If `target` is a folder with something in it, the files that were made are moved into it one by one. On
+    any exception in the block the temporary folder is removed and `target` stays as it was; a failure of the
+    disk becomes `WriteError`.
+    """
+    target = Path(target)
+    partial: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(".partial", f".{target.name}.", target.parent))
+        yield partial
+        if target.is_dir() and any(target.iterdir()):
+            for made in sorted(partial.iterdir()):
+                made.replace(target / made.name)
+            return
+        partial.chmod(0o755)
+        if target.is_dir():
+            target.rmdir()
+        partial.rename(target)
+    except OSError as error:
+        raise WriteError(
+            "the folder could not be written",
+            where=target,
+            found=error,
+            fix="free some space, or choose another folder",
+        ) from error
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def partial_paths(target: str | Path) -> list[Path]:

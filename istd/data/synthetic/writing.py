@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +10,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from ..._files import write_json, write_text
-from ...errors import ConfigError, WriteError
+from ..._files import atomic_folder, write_json, write_text
+from ...errors import ConfigError
 from ..pointfiles import write_point_image, write_points
 from ..points import coarse_points, point_rng
 from .dataset import SyntheticDataset
@@ -85,23 +83,8 @@ def write_synthetic(
     """
     out = Path(out)
     tree = _check(out, layout, bits, kind)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(".partial", f".{out.name}.", out.parent))
-    except OSError as error:
-        raise WriteError("the folder cannot be made", where=out, found=error) from error
-    try:
+    with atomic_folder(out) as partial:
         _write(dataset, partial, out.resolve().name, tree, bits, kind, progress)
-        partial.chmod(0o755)
-        if out.is_dir():
-            out.rmdir()
-        partial.rename(out)
-    except OSError as error:
-        raise WriteError(
-            "the folder cannot be written", where=out, found=error, fix="free some space, or choose another"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def counts(scene: Scene) -> np.ndarray:
@@ -136,7 +119,7 @@ def _write(
                 write_point_image(path, found, dataset.size)
             if progress is not None:
                 progress(len(points), len(dataset))
-        if tree.splits is not None and (names or split != "val"):
+        if tree.splits is not None:
             lines = "".join(f"{name}\n" for name in names)
             write_text(root / tree.splits.format(split=split, set=set_name), lines)
     if tree.points is None:
