@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from . import _csv
 from ._regions import find_regions
 from .errors import DataError
 
@@ -135,13 +134,12 @@ def draw_targets(targets: Sequence[Target], shape: tuple[int, int]) -> npt.NDArr
 
 def to_csv(images: Sequence[ImageTargets]) -> str:
     """One line a target: image, x, y, area, score; with a header line."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for image in images:
-        for t in image.targets:
-            writer.writerow((image.name, f"{t.x:.2f}", f"{t.y:.2f}", t.area, f"{t.score:.4f}"))
-    return stream.getvalue()
+    cells = [
+        (image.name, f"{t.x:.2f}", f"{t.y:.2f}", t.area, f"{t.score:.4f}")
+        for image in images
+        for t in image.targets
+    ]
+    return _csv.to_csv([dict(zip(COLUMNS, row, strict=True)) for row in cells], COLUMNS)
 
 
 def to_json(images: Sequence[ImageTargets]) -> list[dict[str, Any]]:

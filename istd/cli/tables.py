@@ -8,21 +8,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .._metric_columns import METRIC_COLUMNS, metric_cell
+
 if TYPE_CHECKING:
     from ..engine import RunFolder
-
-_COLUMNS = (("IoU", "iou"), ("nIoU", "niou"), ("Pd", "pd"), ("Fa ·1e-6", "fa"), ("F1", "f1"))
 
 
 def metrics_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
     """One line a detector: IoU, nIoU, Pd, false-alarm area per million pixels, F1."""
     table = Table(title=escape(title), title_justify="left")
     table.add_column("")
-    for heading, _ in _COLUMNS:
+    for heading in METRIC_COLUMNS.values():
         table.add_column(heading, justify="right")
     for name, values in rows.items():
-        cells = [f"{values[key] * 1e6:.1f}" if key == "fa" else f"{values[key]:.4f}" for _, key in _COLUMNS]
-        table.add_row(name, *cells)
+        table.add_row(name, *(metric_cell(key, values[key]) for key in METRIC_COLUMNS))
     return table
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .._csv import to_csv
 from .._files import write_text
 from ..data import ImageSet
 from ..metrics import Curves, DetectionMetrics, GroupMetrics, MetricConvention, ThresholdSweep
 from ..viz import Overlay, plot_overlays
 from .evaluation import check_masks, probability_maps
-from .results import to_csv
 from .tiling import LogitFunction, Tiling
 
 
@@ -36,12 +36,9 @@ class Examination:
 
     def write(self, folder: Path, role: str) -> None:
         """Write the tables and the gallery of a role into `folder`."""
-        write_text(folder / f"{role}_per_image.csv", to_csv(self.rows))
-        write_text(folder / f"{role}_curves.csv", to_csv(self.curves.rows()))
-        write_text(
-            folder / f"{role}_groups.csv",
-            to_csv([{"group": group, **scores} for group, scores in self.groups.items()]),
-        )
+        groups = [{"group": group, **scores} for group, scores in self.groups.items()]
+        for name, rows in (("per_image", self.rows), ("curves", self.curves.rows()), ("groups", groups)):
+            write_text(folder / f"{role}_{name}.csv", to_csv(rows))
         plot_overlays(
             self.worst,
             folder / f"{role}_worst.png",

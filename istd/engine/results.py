@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +11,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from .._csv import to_csv
 from .._files import write_json, write_text
 from ..data import ImageSet, load_split
 from ..metrics import MetricConvention
@@ -148,15 +146,6 @@ def score_roles(run: TrainedRun, images: ImageSet, bars: Bars, table: Path | Non
         if role == "student" and table is not None:
             write_text(table, to_csv(rows))
     return scores
-
-
-def to_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows of equal keys as CSV with a header line."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, fieldnames=list(rows[0]) if rows else [])
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
 
 
 def make_overlays(detector: Detector, images: ImageSet, count: int = 12) -> list[Overlay]:

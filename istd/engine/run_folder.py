@@ -14,6 +14,8 @@ from .._files import atomic_path, partial_paths, write_json, write_text
 from ..errors import CheckpointError, WriteError
 from .config import TrainConfig
 
+_WEIGHTS = "checkpoints"
+
 
 class RunFolder:
     """Names of the files of a run.
@@ -27,15 +29,28 @@ class RunFolder:
         self.config = self.root / "config.json"
         self.log = self.root / "log.jsonl"
         self.labels = self.root / "labels.h5"
-        self.checkpoint = self.root / "checkpoints" / "last.safetensors"
-        self.student = self.root / "checkpoints" / "student.safetensors"
-        self.teacher = self.root / "checkpoints" / "teacher.safetensors"
+        self.checkpoint = self.root / _WEIGHTS / "last.safetensors"
+        self.student = self.root / _WEIGHTS / "student.safetensors"
+        self.teacher = self.root / _WEIGHTS / "teacher.safetensors"
         self.results = self.root / "results.json"
         self.per_image = self.root / "per_image.csv"
         self.curves = self.root / "curves.png"
         self.overlays = self.root / "overlays.png"
         self.gallery = self.root / "labels.png"
         self._lock: IO[str] | None = None
+
+    @classmethod
+    def of(cls, path: str | Path) -> RunFolder:
+        """The run at `path`: its folder, a file in it, or one of its weight files."""
+        path = Path(path)
+        if not path.is_file():
+            return cls(path)
+        parent = path.absolute().parent
+        return cls(parent.parent if parent.name == _WEIGHTS else parent)
+
+    def weights(self, role: str) -> Path:
+        """The weight file of a role, "student" or "teacher"."""
+        return self.student if role == "student" else self.teacher
 
     def acquire(self) -> None:
         """Take the folder for this process. Raises `CheckpointError` if another one trains in it."""
@@ -152,14 +167,16 @@ class JsonLines:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a log; a last line cut off by a crash is left out."""
-    if not path.exists():
+    """The records of a log; a last line cut off by a crash is left out, and what is not a record."""
+    if not path.is_file():
         return
-    with path.open(encoding="utf-8") as stream:
+    with path.open(encoding="utf-8", errors="replace") as stream:
         for line in stream:
             if not line.endswith("\n"):
                 return
             try:
-                yield json.loads(line)
+                record = json.loads(line)
             except json.JSONDecodeError:
                 return
+            if isinstance(record, dict):
+                yield record

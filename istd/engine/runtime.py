@@ -95,9 +95,12 @@ def versions() -> dict[str, str]:
         "scikit-learn",
     )
     found = {"python": platform.python_version(), "machine": platform.machine()}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    return found | {package: package_version(package) for package in packages}
+
+
+def package_version(package: str) -> str:
+    """The version of an installed package, or "not installed"."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -8,16 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .._metric_columns import METRIC_COLUMNS, metric_cell
+from ..engine import RunFolder, read_lines
 from ..errors import CheckpointError
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MAX_PICTURE = 20 * 2**20
-_PICTURES = (
-    ("curves.png", "Training"),
-    ("overlays.png", "What the student finds"),
-    ("labels.png", "How the labels grew"),
-)
-METRICS = (("iou", "IoU"), ("niou", "nIoU"), ("pd", "Pd"), ("fa", "Fa ·1e-6"), ("f1", "F1"))
 
 
 @dataclass(frozen=True)
@@ -55,15 +51,9 @@ class RunSummary:
         found = []
         for split, roles in (self.results or {"metrics": {}})["metrics"].items():
             for role, values in roles.items():
-                cells = [_cell(name, values.get(name)) for name, _ in METRICS]
+                cells = [metric_cell(name, values.get(name)) for name in METRIC_COLUMNS]
                 found.append({"split": split, "role": role, "cells": cells})
         return found
-
-
-def _cell(name: str, value: Any) -> str:
-    if not isinstance(value, int | float):
-        return "–"
-    return f"{value * 1e6:.1f}" if name == "fa" else f"{value:.4f}"
 
 
 def read_run(folder: str | Path) -> RunSummary:
@@ -72,23 +62,34 @@ def read_run(folder: str | Path) -> RunSummary:
     Raises:
         CheckpointError: there is no run, or its files are damaged.
     """
-    root = Path(folder)
-    config = _read_json(root / "config.json", ("method", "backbone", "seed"))
+    run = RunFolder(folder)
+    config = _read_json(run.config, ("method", "backbone", "seed"))
     if config is None:
         raise CheckpointError(
-            "there is no run in this folder", where=root, expected="a folder that `istd train --out` wrote"
+            "there is no run in this folder",
+            where=run.root,
+            expected="a folder that `istd train --out` wrote",
         )
     results = _read_json(
-        root / "results.json", ("metrics", "convention", "split_hash", "config", "selection", "images")
+        run.results, ("metrics", "convention", "split_hash", "config", "selection", "images")
     )
     if results is not None:
-        _check_results(root / "results.json", results)
+        _check_results(run.results, results)
     pictures = []
-    for name, title in _PICTURES:
-        address = _picture(root / name)
+    for path, title in (
+        (run.curves, "Training"),
+        (run.overlays, "What the student finds"),
+        (run.gallery, "How the labels grew"),
+    ):
+        address = _picture(path)
         if address is not None:
             pictures.append((title, address))
-    return RunSummary(str(folder), results, config, _read_epochs(root / "log.jsonl"), pictures)
+    epochs = [
+        record
+        for record in read_lines(run.log)
+        if record.get("event") == "epoch" and isinstance(record.get("epoch"), int)
+    ]
+    return RunSummary(str(folder), results, config, epochs, pictures)
 
 
 def _read_json(path: Path, needed: tuple[str, ...]) -> dict[str, Any] | None:
@@ -121,7 +122,7 @@ def _check_results(path: Path, results: dict[str, Any]) -> None:
     figures = list(metrics.values()) if isinstance(metrics, dict) else [None]
     scores = [one for roles in figures for one in (roles.values() if isinstance(roles, dict) else [None])]
     if not all(
-        isinstance(one, dict) and all(isinstance(one.get(name), int | float) for name, _ in METRICS)
+        isinstance(one, dict) and all(isinstance(one.get(name), int | float) for name in METRIC_COLUMNS)
         for one in scores
     ):
         wrong.append("metrics")
@@ -132,27 +133,6 @@ def _check_results(path: Path, results: dict[str, Any]) -> None:
             found=f"{', '.join(wrong)} cannot be understood",
             expected="what `istd train` wrote",
         )
-
-
-def _read_epochs(path: Path) -> list[dict[str, Any]]:
-    """The epochs of a log; a line that is cut off or foreign is left out."""
-    records = []
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if (
-            isinstance(record, dict)
-            and record.get("event") == "epoch"
-            and isinstance(record.get("epoch"), int)
-        ):
-            records.append(record)
-    return records
 
 
 def _picture(path: Path) -> str | None:

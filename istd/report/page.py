@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .._files import write_text
+from .._metric_columns import METRIC_COLUMNS, metric_spread
 from ..errors import ConfigError
 from ..viz._figure import BLUE, GREEN, GREY, ORANGE, RED, new_figure
-from .collect import METRICS, RunSummary, read_run
+from .collect import RunSummary, read_run
 
 _COLORS = (BLUE, ORANGE, GREEN, RED, GREY, "#CC79A7", "#56B4E9", "#F0E442")
 _CURVES = (
@@ -53,7 +53,7 @@ def render_report(runs: Sequence[RunSummary], title: str = "istd report") -> str
     return environment.get_template("page.html.jinja").render(
         title=title,
         runs=runs,
-        headings=[heading for _, heading in METRICS],
+        headings=list(METRIC_COLUMNS.values()),
         seeds=over_seeds(runs),
         warnings=list_warnings(runs),
         curves=_curves(runs),
@@ -93,7 +93,7 @@ def over_seeds(runs: Sequence[RunSummary]) -> list[dict[str, Any]]:
             for role in roles:
                 values = [(m.results or {})["metrics"].get(split, {}).get(role) for m in members]
                 if all(value is not None for value in values):
-                    cells = [_spread([value[name] for value in values], name) for name, _ in METRICS]
+                    cells = [metric_spread(key, [value[key] for value in values]) for key in METRIC_COLUMNS]
                     rows.append(
                         {
                             "method": members[0].config["method"],
@@ -105,12 +105,6 @@ def over_seeds(runs: Sequence[RunSummary]) -> list[dict[str, Any]]:
                         }
                     )
     return rows
-
-
-def _spread(values: list[float], name: str) -> str:
-    factor, digits = (1e6, 1) if name == "fa" else (1.0, 4)
-    mean, deviation = statistics.mean(values) * factor, statistics.stdev(values) * factor
-    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
 
 def _curves(runs: Sequence[RunSummary]) -> str:
