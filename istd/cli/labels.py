@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,9 +17,6 @@ if TYPE_CHECKING:
 
     from ..data import Dataset, Record
     from ..labels import LabelStore, VersionQuality
-    from ..viz import LabelStrip
-
-_LEAST_SIDE, _LARGEST_SIDE, _MARGIN = 33, 96, 8
 
 
 def labels(
@@ -61,19 +56,22 @@ def labels(
 
         istd labels some/labels.h5 --data data/sirst --no-gif
     """
+    from .._csv import to_csv
     from .._files import write_text
+    from ..engine import RunFolder
     from ..labels import LabelStore, quality_by_version
+    from ..viz import most_changed
 
     console = Console()
-    path = run / "labels.h5" if run.is_dir() else run
+    path = RunFolder(run).labels if run.is_dir() else run
     store = LabelStore.open(path)
     dataset = _dataset_of(run, data)
-    shown: dict[str, Record | None] = dict.fromkeys(images or _most_changed(store, count))
+    shown: dict[str, Record | None] = dict.fromkeys(images or most_changed(store, count))
     _check_names(store, tuple(shown), dataset)
     rows = quality_by_version(store, () if dataset is None else _masks(console, dataset, store, shown))
     console.print(_table(rows))
     folder = out or path.parent / "label-report"
-    write_text(folder / "versions.csv", _csv(rows))
+    write_text(folder / "versions.csv", to_csv([dataclasses.asdict(row) for row in rows]))
     written = [folder / "versions.csv"]
     if rows[-1].iou is not None:
         written.append(_draw_curves(rows, folder))
@@ -148,77 +146,18 @@ def _masks(
             bars.advance(f"reading {done}/{len(store.names)}")
 
 
-def _most_changed(store: LabelStore, count: int) -> list[str]:
-    times = dict.fromkeys(store.names, 0)
-    for version in store.history():
-        for name in version.changed:
-            times[name] += 1
-    # sorted() is stable: images that changed as often stay in the store's order.
-    return sorted(times, key=lambda name: -times[name])[:count]
-
-
 def _draw_pictures(
     store: LabelStore, records: list[Record], columns: int, gif: bool, folder: Path
 ) -> list[Path]:
-    from ..viz import plot_gallery, write_evolution_gif
+    from ..viz import label_strips, plot_gallery, thin_out, write_evolution_gif
 
-    every = list(range(store.latest + 1))
-    strips = _strips(store, records, every)
-    last = len(every) - 1
-    shown = sorted({round(last * i / (columns - 1)) for i in range(columns)})
+    strips = label_strips(store, records)
     written = [folder / "gallery.png"]
-    plot_gallery(
-        [dataclasses.replace(one, labels=[one.labels[number] for number in shown]) for one in strips],
-        written[0],
-    )
+    plot_gallery(thin_out(strips, columns), written[0])
     if gif:
         written.append(folder / "evolution.gif")
         write_evolution_gif(strips, written[1])
     return written
-
-
-def _strips(store: LabelStore, records: list[Record], versions: list[int]) -> list[LabelStrip]:
-    from ..viz import LabelStrip
-
-    names = [record.name for record in records]
-    over_time = [store.labels(version, names) for version in versions]
-    epochs = [version.epoch for version in store.history()]
-    strips = []
-    for number, record in enumerate(records):
-        several = [labels[number] for labels in over_time]
-        cut = _window(several, record)
-        strips.append(
-            LabelStrip(
-                record.name,
-                record.image[cut],
-                [(f"epoch {epochs[v]}", label[cut]) for v, label in zip(versions, several, strict=True)],
-                None if record.mask is None else record.mask[cut],
-            )
-        )
-    return strips
-
-
-def _window(several: list[np.ndarray], record: Record) -> tuple[slice, slice]:
-    """Where the label ever was, with a margin; of images with targets far apart, the first target's part."""
-    import numpy as np
-
-    ever = np.any([label > 0 for label in several], axis=0)
-    if record.mask is not None:
-        ever |= record.mask
-    places = np.argwhere(ever) if ever.any() else np.array([[side // 2 for side in ever.shape]])
-    cut = []
-    for axis, length in enumerate(ever.shape):
-        low, high = int(places[:, axis].min()), int(places[:, axis].max()) + 1
-        side = min(max(high - low + 2 * _MARGIN, _LEAST_SIDE), _LARGEST_SIDE, length)
-        fits = high - low + 2 * _MARGIN <= _LARGEST_SIDE
-        middle = (
-            (low + high) // 2
-            if fits
-            else int(record.points[0, axis] if len(record.points) else places[0, axis])
-        )
-        start = min(max(0, middle - side // 2), length - side)
-        cut.append(slice(start, start + side))
-    return cut[0], cut[1]
 
 
 def _draw_curves(rows: list[VersionQuality], folder: Path) -> Path:
@@ -249,12 +188,3 @@ def _table(rows: list[VersionQuality]) -> Table:
         shown = ["–" if figure is None else f"{figure:.3f}" for figure in figures]
         table.add_row(*map(str, cells), *shown, escape(row.note))
     return table
-
-
-def _csv(rows: list[VersionQuality]) -> str:
-    stream = io.StringIO()
-    names = [field.name for field in dataclasses.fields(rows[0])]
-    writer = csv.DictWriter(stream, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(dataclasses.asdict(row) for row in rows)
-    return stream.getvalue()

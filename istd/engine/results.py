@@ -13,10 +13,19 @@ from rich.console import Console
 
 from .._csv import to_csv
 from .._files import write_json, write_text
-from ..data import ImageSet, load_split
+from ..data import Dataset, ImageSet, Record, load_split
 from ..metrics import MetricConvention
 from ..models import FrozenVFM
-from ..viz import LabelStrip, Overlay, plot_curves, plot_gallery, plot_overlays
+from ..viz import (
+    LabelStrip,
+    Overlay,
+    label_strips,
+    most_changed,
+    plot_curves,
+    plot_gallery,
+    plot_overlays,
+    thin_out,
+)
 from .config import TrainConfig
 from .corpus import Corpus
 from .detector import Detector, load_weights
@@ -166,26 +175,19 @@ def make_overlays(detector: Detector, images: ImageSet, count: int = 12) -> list
     return overlays
 
 
-def make_strips(run: TrainedRun, count: int = 8, columns: int = 6, half: int = 16) -> list[LabelStrip]:
-    """Windows around the first points of the training images whose labels changed most, over time."""
+def make_strips(run: TrainedRun, count: int = 8, columns: int = 6) -> list[LabelStrip]:
+    """Windows of the training images with points whose labels changed most often, over time."""
     assert run.labels is not None
     store, train = run.labels.store, run.corpus.train
-    history = store.history()
-    versions = np.unique(np.linspace(0, len(history) - 1, columns).round().astype(int)).tolist()
-    first = store.labels(0)[: len(train)]
-    change = [
-        float(np.abs(run.labels.train.image(i).cpu().numpy() - first[i]).sum()) for i in range(len(train))
-    ]
-    with_points = [i for i in np.argsort(change, kind="stable")[::-1].tolist() if len(train.points[i])]
-    strips = []
-    for number in with_points[:count]:
-        name = train.names[number]
-        y, x = map(int, train.points[number][0])
-        cut = np.s_[max(0, y - half) : y + half + 1, max(0, x - half) : x + half + 1]
-        labels = [
-            (f"epoch {history[version].epoch}" if version else "start", store.label(name, version)[cut])
-            for version in versions
-        ]
-        truth = None if train.masks is None else train.masks.image(number).cpu().numpy()[cut] > 0
-        strips.append(LabelStrip(name, train.images.image(number).cpu().numpy()[cut], labels, truth))
-    return strips
+    numbers = {name: i for i, name in enumerate(train.names) if len(train.points[i])}
+    records = (_record(train, numbers[name]) for name in most_changed(store, count, numbers))
+    return thin_out(label_strips(store, records), columns)
+
+
+def _record(images: ImageSet, number: int) -> Record:
+    return Record(
+        images.names[number],
+        images.images.image(number).cpu().numpy(),
+        None if images.masks is None else images.masks.image(number).cpu().numpy() > 0,
+        images.points[number],
+    )

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
 
-from istd.cli.app import app
 from istd.data import SyntheticDataset, pack, write_synthetic
-from istd.errors import IstdError
 from istd.labels import LabelStore, quality_by_version
+from istd.viz import label_strips, most_changed, thin_out
 
 MADE = SyntheticDataset(4, 2, 1, (48, 64), seed=5)
 
 
-def istd(*arguments: object) -> Result:
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(one) for one in arguments])
+Istd = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
@@ -64,14 +62,29 @@ def test_quality_by_version_is_what_a_plain_count_gives(store: LabelStore) -> No
     assert [row.iou for row in quality_by_version(store)] == [None] * 3
 
 
-def test_labels_of_a_store_with_data(store: LabelStore, tmp_path: Path) -> None:
+def test_strips_hold_every_version_of_what_there_ever_was(store: LabelStore) -> None:
+    names = most_changed(store, 3, store.names[1:])
+    assert names == [store.names[1], store.names[2], store.names[3]]
+    assert most_changed(store, 1) == [store.names[0]]
+    strips = label_strips(store, (MADE.read(name) for name in names))
+    for name, strip in zip(names, strips, strict=True):
+        assert [heading for heading, _ in strip.labels] == ["epoch 0", "epoch 5", "epoch 10"]
+        for version, (_, label) in enumerate(strip.labels):
+            assert label.shape == strip.image.shape
+            assert label.sum() == pytest.approx(store.label(name, version).sum(), rel=1e-6)
+        assert strip.truth is not None
+        assert strip.truth.sum() == MADE.scene(name).mask.sum()
+    assert [heading for heading, _ in thin_out(strips, 2)[0].labels] == ["epoch 0", "epoch 10"]
+
+
+def test_labels_of_a_store_with_data(istd: Istd, store: LabelStore, tmp_path: Path) -> None:
     write_synthetic(MADE, tmp_path / "set")
-    result = istd(
+    code, text = istd(
         "labels", store.path, "--data", tmp_path / "set", "--count", 3, "--out", tmp_path / "report"
     )
-    assert result.exit_code == 0, result.output
-    for text in ("versions of the labels", "IoU (training)", "grown", "[good]"):
-        assert text in result.output
+    assert code == 0, text
+    for part in ("versions of the labels", "IoU (training)", "grown", "[good]"):
+        assert part in text
     report = tmp_path / "report"
     assert {path.name for path in report.iterdir()} == {
         "versions.csv",
@@ -95,7 +108,7 @@ def test_labels_of_a_store_with_data(store: LabelStore, tmp_path: Path) -> None:
     assert (np.abs(gallery.astype(int) - [0, 230, 120]).sum(2) < 40).any(), "the outline of the mask is there"
 
 
-def test_labels_of_a_run_know_their_data(store: LabelStore, tmp_path: Path) -> None:
+def test_labels_of_a_run_know_their_data(istd: Istd, store: LabelStore, tmp_path: Path) -> None:
     from istd.engine import TrainConfig
 
     pack(MADE, tmp_path / "set.h5")
@@ -104,21 +117,21 @@ def test_labels_of_a_run_know_their_data(store: LabelStore, tmp_path: Path) -> N
     store.path.rename(run / "labels.h5")
     config = TrainConfig(data=str(tmp_path / "set.h5")).to_dict()
     (run / "config.json").write_text(json.dumps(config))
-    result = istd("labels", run, "--image", "train_00001", "--no-gif", "--columns", 2)
-    assert result.exit_code == 0, result.output
+    code, text = istd("labels", run, "--image", "train_00001", "--no-gif", "--columns", 2)
+    assert code == 0, text
     names = {path.name for path in (run / "label-report").iterdir()}
     assert names == {"versions.csv", "gallery.png", "iou.png"}
 
 
-def test_labels_without_data_are_a_table(store: LabelStore) -> None:
-    result = istd("labels", store.path)
-    assert result.exit_code == 0, result.output
-    assert "give --data" in result.output
-    assert "IoU" not in result.output
+def test_labels_without_data_are_a_table(istd: Istd, store: LabelStore) -> None:
+    code, text = istd("labels", store.path)
+    assert code == 0, text
+    assert "give --data" in text
+    assert "IoU" not in text
     assert [path.name for path in (store.path.parent / "label-report").iterdir()] == ["versions.csv"]
 
 
-def test_labels_refuses(store: LabelStore, tmp_path: Path) -> None:
+def test_labels_refuses(istd: Istd, store: LabelStore, tmp_path: Path) -> None:
     write_synthetic(SyntheticDataset(4, 2, 1, (48, 48), seed=5), tmp_path / "small")
     write_synthetic(SyntheticDataset(2, 0, 1, (48, 64), seed=5), tmp_path / "few")
     for arguments, message in (
@@ -127,10 +140,11 @@ def test_labels_refuses(store: LabelStore, tmp_path: Path) -> None:
         ((store.path, "--data", tmp_path / "few"), "of other images"),
         ((store.path, "--data", tmp_path / "small"), "another size"),
     ):
-        result = istd("labels", *arguments)
-        assert isinstance(result.exception, IstdError), result.output
-        assert message in str(result.exception)
+        code, text = istd("labels", *arguments)
+        assert code == 2
+        assert message in text
+    assert not list(tmp_path.glob("**/label-report"))
 
 
-def test_labels_help_has_examples() -> None:
-    assert "istd labels runs/demo" in istd("labels", "--help").output
+def test_labels_help_has_examples(istd: Istd) -> None:
+    assert "istd labels runs/demo" in istd("labels", "--help")[1]
