@@ -111,6 +111,10 @@ class Detector:
         save_state(path, {"header": self.header, "weights": weights}, kind="student")
 
     def save_teacher(self, path: str | Path) -> None:
+    def deployed(self) -> Detector:
+        """The student alone in its form to deploy (`Backbone.fuse`): the same answers from fewer layers."""
+        return Detector(self.backbone.fuse(), None, self.header)
+
         """Write teacher and student; the frozen model's weights are named in the header, not stored."""
         save_state(path, {"header": self.header, "weights": dict(self.model.state_dict())}, kind="teacher")
 

@@ -115,7 +115,8 @@ def predict_images(
     log = PredictionLog(
         folder / "predictions.jsonl", _settings(detector, options, tiling), options.skip_existing
     )
-    predict = partial(detector.logits, role=options.role)
+    answering = detector.deployed() if options.role == "student" else detector
+    predict = partial(answering.logits, role=options.role)
     names = name_answers(paths)
     try:
         for start in range(0, len(paths), tiling.batch_size):

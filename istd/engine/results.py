@@ -162,16 +162,9 @@ def make_overlays(detector: Detector, images: ImageSet, count: int = 12) -> list
     chosen = np.unique(np.linspace(0, len(images.names) - 1, count).round().astype(int)).tolist()
     overlays = []
     for number, probability in probability_maps(detector.logits, images, only=chosen):
-        truth = None if images.masks is None else images.masks.image(number).cpu().numpy() > 0
-        overlays.append(
-            Overlay(
-                images.names[number],
-                images.images.image(number).cpu().numpy(),
-                probability.cpu().numpy() > 0.5,
-                truth,
-                images.points[number],
-            )
-        )
+        record = _record(images, number)
+        found = probability.cpu().numpy() > 0.5
+        overlays.append(Overlay(record.name, record.image, found, record.mask, record.points))
     return overlays
 
 

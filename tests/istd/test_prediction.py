@@ -19,6 +19,8 @@ from istd.errors import ConfigError, DataError
 from istd.models import create_model
 from istd.targets import draw_targets, list_targets
 
+deployed = Detector.deployed
+
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
@@ -153,6 +155,24 @@ def test_a_stopped_job_goes_on_where_it_was(
     with pytest.raises(ConfigError, match=r"threshold=0\.5"):
         predict_images(detector, paths, out, PredictOptions(threshold=0.4, skip_existing=True))
     assert predict_images(detector, paths, out, PredictOptions(threshold=0.4)).skipped == 0
+
+
+def test_the_form_to_deploy_gives_the_same_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = create_model("repisdnet")
+    detector = Detector(model, None, make_header(TrainConfig(data="x", method="full"), None, 0.4, 0.1))
+    cv2.imwrite(str(tmp_path / "a.png"), np.random.default_rng(0).integers(0, 255, (20, 26)).astype(np.uint8))
+    layers = []
+    monkeypatch.setattr(Detector, "deployed", lambda self: layers.append(deployed(self)) or layers[0])
+    options = PredictOptions(pictures=("probabilities",), tables=())
+    predict_images(detector, [tmp_path / "a.png"], tmp_path, options)
+    assert len(list(layers[0].model.modules())) < len(list(model.modules()))
+    levels = cv2.imread(str(tmp_path / "probabilities" / "a.png"), cv2.IMREAD_UNCHANGED)
+    pixels = torch.from_numpy(cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED))[None, None] / 255
+    expected = torch.sigmoid(detector.logits(pixels))[0, 0].numpy()
+    np.testing.assert_allclose(levels / 65535, expected, atol=2e-5)
+    log = (tmp_path / "predictions.jsonl").read_text()
+    assert detector.fingerprint() in log
 
 
 def test_sources_are_files_folders_and_patterns(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
