@@ -16,8 +16,8 @@ from .._flat import Flat
 from .._types import NamedTensors
 from ..batches import as_batches
 from ..errors import LinearSolveWarning
-from ..hypergradients import Unrolled
 from ..linear_solvers import ConjugateGradient
+from ._steps import InnerSteps
 from ._target import Target
 
 _DENSE = 400  # inner parameters up to which the Hessian is formed: that many products, and 1.3 MB
@@ -35,12 +35,11 @@ class Truth(ABC):
 
 
 class AfterSteps(Truth):
-    """w(λ) is what the inner optimiser makes of the live parameters in some steps."""
+    """w(λ) is where some steps lead from the live parameters."""
 
-    def __init__(self, target: Target, steps: int, train: Any, val: Any) -> None:
-        self._target, self._train, self._val = target, train, val
-        self._method = Unrolled(steps, truncate=1)  # only its forward pass is of interest
-        self.meaning = f"F after {steps} inner step{'s' if steps > 1 else ''}"
+    def __init__(self, target: Target, steps: InnerSteps, train: Any, val: Any) -> None:
+        self._target, self._steps, self._train, self._val = target, steps, train, val
+        self.meaning = steps.meaning
 
     def __call__(self, shift: NamedTensors) -> float:
         """See `Truth`. The live λ are moved and put back, bit for bit."""
@@ -50,7 +49,7 @@ class AfterSteps(Truth):
             with torch.no_grad():
                 for name, p in parameters.items():
                     p.add_(shift[name])
-            return float(self._target(self._method, self._train, self._val).outer_loss)
+            return float(self._target(self._steps, self._train, self._val).outer_loss)
         finally:
             with torch.no_grad():
                 for name, p in parameters.items():

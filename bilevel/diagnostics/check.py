@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..errors import DoubleBackwardError, OptionError
-from ..hypergradients import Hypergradient, HypergradientMethod
+from ..hypergradients import SAMA, FiniteDifference, Hypergradient, HypergradientMethod, Identity
 from ..problem import Problem
 from ..solver import Solver
+from ._steps import DescentStep, InnerSteps, OptimizerStep
 from ._target import Target
 from ._truth import AfterSteps, AtMinimum, Truth
 from .obstacles import find_obstacles
@@ -35,8 +36,10 @@ def check(
     First a dry run looks for operators without a second derivative. Then F is evaluated at λ ± h·d and
     λ ± 2h·d for the direction d of the hypergradient and for random ones, and the slope (of fourth order)
     is compared with ⟨hypergradient, d⟩. For a method that unrolls, F is taken after really making its inner
-    steps; for the others at the minimum of the inner loss, found by Newton steps from the live parameters
-    (with the inner gradient held at its live value, if that is not zero).
+    steps. For one that estimates the hypergradient of one step it is taken after that step: of the inner
+    optimiser for `SAMA`, of gradient descent with their `step_size` for `FiniteDifference` and `Identity`.
+    For the others it is taken at the minimum of the inner loss, found by Newton steps from the live
+    parameters (with the inner gradient held at its live value, if that is not zero).
 
     In float32 differences are good to a few per cent only: for a strict check make modules and batches
     float64. Nothing is changed; the live λ are moved and put back bit for bit.
@@ -78,12 +81,25 @@ def check(
         return CheckReport(name, "", (), limit, obstacles, (), None, str(error))
     found.check_finite(target.problem)
     truth = _truth(target, chosen, steps, train, val)
+    measured: tuple[Direction, ...] = ()
+    unmeasured = None
     try:
         measured = _measure(found, truth, directions, seed, 1e-3 if precise else 2e-2)
-    except DoubleBackwardError:
-        measured = ()  # a first-order method runs, but its truth is found by second derivatives
+    except DoubleBackwardError as error:
+        # A first-order method runs, but the minimum is found by second derivatives.
+        unmeasured = str(error)
     norm = truth.gradient_norm if isinstance(truth, AtMinimum) else None
-    return CheckReport(name, truth.meaning, measured, limit, obstacles, found.linear_solves, norm)
+    return CheckReport(
+        name,
+        truth.meaning,
+        measured,
+        limit,
+        obstacles,
+        found.linear_solves,
+        norm,
+        unmeasured=unmeasured,
+        notes=found.notes,
+    )
 
 
 def _parameters(problem: Problem) -> list[Tensor]:
@@ -91,9 +107,14 @@ def _parameters(problem: Problem) -> list[Tensor]:
 
 
 def _truth(target: Target, method: HypergradientMethod, steps: int | None, train: Any, val: Any) -> Truth:
-    own = getattr(method, "steps", None) if method.uses_optimizer else None
-    count = steps if steps is not None else own
-    return AtMinimum(target, train, val) if count is None else AfterSteps(target, count, train, val)
+    count = method.unrolled_steps if steps is None else steps
+    if count is not None:
+        return AfterSteps(target, InnerSteps(count), train, val)
+    if isinstance(method, FiniteDifference | Identity):
+        return AfterSteps(target, DescentStep(method.step_size), train, val)
+    if isinstance(method, SAMA):
+        return AfterSteps(target, OptimizerStep(), train, val)
+    return AtMinimum(target, train, val)
 
 
 def _measure(
@@ -124,7 +145,7 @@ def _measure(
             continue
         f = [value for value in values if value is not None]
         second = (f[2] - f[1]) / (2 * width)
-        fourth = (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / (12 * width)
+        fourth = (8 * (f[2] - f[1]) - (f[3] - f[0])) / (12 * width)
         dtype = next(iter(found.values())).dtype
         rounding = 4 * torch.finfo(dtype).eps * max(abs(value) for value in f) / width
         measured.append(Direction(name, slope, fourth, abs(fourth - second) + rounding))

@@ -38,7 +38,9 @@ class CheckReport:
         obstacles: operators of the inner loss without a second derivative.
         linear_solves: how the method's linear solves went.
         inner_gradient_norm: ‖∂G/∂w‖ at the live parameters, where the minimum is the truth.
-        failure: why there are no slopes; None if there are.
+        failure: why the method does not run; None if it does.
+        unmeasured: why there are no differences although it runs; None if there are.
+        notes: what the method did otherwise than asked, such as a fall-back.
     """
 
     method: str
@@ -49,6 +51,8 @@ class CheckReport:
     linear_solves: tuple[LinearSolveReport, ...]
     inner_gradient_norm: float | None
     failure: str | None = None
+    unmeasured: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def relative_error(self) -> float:
@@ -77,7 +81,7 @@ class CheckReport:
         return math.hypot(*values) / size if size > 0 else math.nan
 
     def __str__(self) -> str:
-        return "\n".join([self._verdict(), *self._slopes(), *self._notes()])
+        return "\n".join([self._verdict(), *self._slopes(), *self._remarks()])
 
     def _verdict(self) -> str:
         if self.failure is not None:
@@ -89,11 +93,18 @@ class CheckReport:
                 return f"OK  {self.method} is the derivative of {self.truth} ({error}, {good})"
             case False:
                 return f"WRONG  {self.method} is not the derivative of {self.truth} ({error}, {good})"
-        if math.isnan(self.relative_error):
+        if self.unmeasured is not None:
+            return (
+                f"CANNOT TELL  {self.method}: {self.truth} is found by second derivatives, which the inner "
+                f"loss lacks; pass steps=... to judge by F after so many inner steps\n  {self.unmeasured}"
+            )
+        if any(math.isnan(one.differences) for one in self.directions):
             return (
                 f"CANNOT TELL  {self.method}: {self.truth} could not be evaluated near the live parameters "
-                "(train the inner problem further, or add regularisation), or does not depend on λ there"
+                "(train the inner problem further, or add regularisation)"
             )
+        if math.isnan(self.relative_error):
+            return f"CANNOT TELL  {self.method}: {self.truth} does not change with λ near the live parameters"
         return (
             f"CANNOT TELL  {self.method}: {error}, but the {good} only; use float64, and smooth operators in "
             "place of ReLU and max-pooling"
@@ -108,12 +119,13 @@ class CheckReport:
             lines.append(f"  {one.name:26s} {one.method:14.6e} {one.differences:14.6e} {gap:9.1e}")
         return lines
 
-    def _notes(self) -> list[str]:
+    def _remarks(self) -> list[str]:
         lines = [
             f"  {report.solver}: {report.status} after {report.iterations} products, relative residual "
             f"{report.residual:.1e}: {report.advice}"
             for report in self.linear_solves
         ]
+        lines += [f"  {note}" for note in self.notes]
         if self.inner_gradient_norm is not None:
             lines.append(
                 f"  inner gradient norm {self.inner_gradient_norm:.1e}: the minimiser itself is as far away "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -49,6 +50,32 @@ def test_what_is_not_exact_is_called_wrong() -> None:
     rank_one = bilevel.check(solver, bilevel.GaussNewton(), case.train[0], case.val, steps=2)
     assert rank_one.passed is False
     assert "after 2 inner steps" in str(rank_one)
+
+
+def test_estimates_of_one_step_are_judged_by_one_step() -> None:
+    """Against the minimum they would be wrong however well they do what they are for."""
+    case = direct()
+    optimizer = torch.optim.SGD(case.inner.parameters(), lr=1e-3, momentum=0.9)
+    case.train_live(optimizer, 3)
+    solver = case.solver(optimizer, bilevel.GaussNewton())
+    one, several = case.train[0], bilevel.Batches(case.train[:3])
+
+    def judged(method: bilevel.HypergradientMethod, train: Any = one, **options: Any) -> bilevel.CheckReport:
+        return bilevel.check(solver, method, train, case.val, **options)
+
+    for train in (one, several):  # several batches are one step on their mean
+        report = judged(bilevel.FiniteDifference(0.5, eps=1e-3), train)
+        assert report.passed, str(report)
+        assert report.truth == "F after a step of gradient descent, with learning rate 0.5"
+    assert judged(bilevel.FiniteDifference(0.5, eps=1e-3), steps=1).passed is False  # another learning rate
+    for method, truth in (
+        (bilevel.Identity(1e-3), "F after a step of gradient descent, with learning rate 0.001"),
+        (bilevel.SAMA(), "F after 1 inner step"),
+        (bilevel.SAMA("exact"), "F after 1 inner step"),
+    ):
+        report = judged(method, several, tolerance=1e-3)
+        assert report.passed, str(report)
+        assert report.truth == truth
 
 
 def test_implicit_is_checked_at_the_minimum() -> None:
@@ -166,7 +193,37 @@ def test_every_obstacle_is_found_at_once() -> None:
     assert found["multi_margin_loss"].startswith("inner_loss (")
     report = bilevel.check(problem, bilevel.GaussNewton(), case.train[0], case.val)
     assert report.passed is None  # the method runs; what it should give cannot be found
-    assert "hardsigmoid" in str(report)
+    assert report.unmeasured is not None
+    assert report.unmeasured in str(report)
+    assert "steps=..." in str(report)
+    assert "train the inner problem further" not in str(report)
+
+
+def test_first_order_methods_are_judged_without_second_derivatives() -> None:
+    problem, case = problem_with(nn.Hardsigmoid(), Attention())
+    optimizer = torch.optim.SGD(case.inner.parameters(), lr=0.1)
+    options: dict[str, Any] = {"optimizer": optimizer, "directions": 1}
+    report = bilevel.check(problem, bilevel.GaussNewton(), case.train[0], case.val, steps=2, **options)
+    assert report.passed is False
+    assert len(report.directions) == 2
+    assert all(math.isfinite(one.differences) for one in report.directions)
+    one_step = bilevel.FiniteDifference(0.1, eps=1e-3)
+    report = bilevel.check(problem, one_step, case.train[0], case.val, **options, tolerance=1e-2)
+    assert report.passed, str(report)
+
+
+def test_a_truth_that_does_not_change_is_not_blamed_on_the_training() -> None:
+    case = reweighted_mlp(steps=1)
+
+    def unweighted(model: nn.Module, weights: nn.Module, batch: Any) -> Tensor:
+        x, y, cluster = batch
+        return F.cross_entropy(model(x), y) * (1 + 0 * weights(cluster).sum())
+
+    problem = bilevel.Problem(unweighted, case.outer_loss, case.inner, case.outer)
+    optimizer = torch.optim.SGD(case.inner.parameters(), lr=0.1)
+    report = bilevel.check(problem, bilevel.Unrolled(2), case.train[0], case.val, optimizer=optimizer)
+    assert report.passed is None
+    assert "does not change with λ" in str(report)
 
 
 def test_operators_that_refuse_late_are_found_too() -> None:
