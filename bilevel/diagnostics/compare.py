@@ -121,6 +121,7 @@ def _measure(
         peak_bytes=peak,
         inner_gradient_norm=None if gradient is None else float(gradient),
         linear_solves=found.linear_solves,
+        notes=found.notes,
     )
 
 

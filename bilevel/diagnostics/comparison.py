@@ -30,6 +30,7 @@ class Estimate:
         peak_bytes: most bytes needed at once, above those before the call; see `Comparison.memory`.
         inner_gradient_norm: ‖∂G/∂w‖ where an implicit method linearised; its error even with an exact solve.
         linear_solves: how the linear solves went.
+        notes: what the method did otherwise than asked, such as a fall-back.
     """
 
     relative_error: float
@@ -39,6 +40,7 @@ class Estimate:
     peak_bytes: int
     inner_gradient_norm: float | None
     linear_solves: tuple[LinearSolveReport, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,11 @@ class MethodResult:
         """The different ways in which the linear solves ended."""
         return tuple(dict.fromkeys(r.status for one in self.estimates for r in one.linear_solves))
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The different notes of the method."""
+        return tuple(dict.fromkeys(note for one in self.estimates for note in one.notes))
+
     def _median(self, value: Callable[[Estimate], float]) -> float:
         values = [value(one) for one in self.estimates]
         return statistics.median(values) if values else math.nan
@@ -118,8 +125,9 @@ class Comparison:
             caption=f"error and cosine against {self.reference}; median over {pairs} pair(s) of batches; "
             f"memory: peak of {self.memory}",
         )
-        for heading in ("method", "rel. error", "cosine", "seconds", "peak", "residual", "linear solve"):
-            table.add_column(heading, justify="left" if heading in ("method", "linear solve") else "right")
+        last = "linear solve, notes"
+        for heading in ("method", "rel. error", "cosine", "seconds", "peak", "residual", last):
+            table.add_column(heading, justify="left" if heading in ("method", last) else "right")
         for result in self.results:
             if result.failure is not None:
                 table.add_row(result.name, "failed", "", "", "", "", result.failure.splitlines()[0])
@@ -132,7 +140,7 @@ class Comparison:
                 f"{result.seconds:.2g}",
                 _size(result.peak_bytes),
                 "" if residual is None else f"{residual:.1e}",
-                ", ".join(result.statuses),
+                "; ".join((*result.statuses, *result.notes)),
             )
         return table
 

@@ -28,13 +28,21 @@ class Sink(Protocol):
 
 
 def scalars(info: StepInfo) -> dict[str, float]:
-    """The numbers of a step under flat names; what the step did not have is left out."""
+    """The numbers of a step under flat names; what the step did not have is left out.
+
+    Of the linear solves: the largest relative residual, all iterations together, and whether all converged
+    (1 or 0).
+    """
+    solves = info.linear_solves
     named = {
         "inner/loss": info.inner_loss,
         "inner/gradient_norm": info.inner_gradient_norm,
         "outer/loss": info.outer_loss,
         "outer/hypergradient_norm": info.hypergradient_norm,
         "outer/linearization_gradient_norm": info.linearization_gradient_norm,
+        "outer/linear_solve_residual": max((one.residual for one in solves), default=None),
+        "outer/linear_solve_iterations": sum(one.iterations for one in solves) if solves else None,
+        "outer/linear_solve_converged": all(one.converged for one in solves) if solves else None,
         "skipped": float(info.skipped_total),
         "seconds": info.seconds.total,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -66,7 +67,7 @@ def test_linear_solves_are_reported_and_do_not_warn(recwarn: pytest.WarningsReco
     assert gradient is not None
     assert gradient < 1e-12
     assert not [one for one in recwarn if issubclass(one.category, bilevel.LinearSolveWarning)]
-    text = str(found)
+    text = " ".join(str(found).split())
     assert "converged" in text
     assert "iteration limit" in text
     assert "live CPU tensors" in text
@@ -137,6 +138,48 @@ def test_a_method_that_fails_is_a_row_that_says_so(tmp_path: Path) -> None:
     figure = found.plot(tmp_path / "plot.png", cost="peak_bytes")
     assert (tmp_path / "plot.png").stat().st_size > 5000
     assert len(figure.axes[0].lines) == 1
+
+
+class NoForwardMode(torch.autograd.Function):
+    """x², whose derivative has no forward mode."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return x * x
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        return 2 * x * grad
+
+
+class Square(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = NoForwardMode.apply(x)
+        return answer
+
+
+def test_what_a_method_did_otherwise_than_asked_is_said() -> None:
+    case = reweighted_mlp(steps=2)
+    case.inner = nn.Sequential(case.inner, Square())
+    solver = case.solver(torch.optim.SGD(case.inner.parameters(), lr=0.1), bilevel.GaussNewton())
+    method = bilevel.Unrolled(2, products="auto")
+    pair = (bilevel.Batches(case.train), case.val)
+    (note,) = solver_notes = case.solver(solver.inner_optimizer, method).hypergradient(*pair).notes
+    assert "double backward" in note
+    found = bilevel.compare(solver, {"auto": method}, reference=bilevel.Unrolled(2), batches=[pair, pair])
+    assert found["auto"].notes == solver_notes
+    assert [one.notes for one in found["auto"].estimates] == [solver_notes] * 2
+    assert "double backward" in " ".join(str(found).split())
+    report = bilevel.check(solver, method, *pair, directions=0)
+    assert report.notes == solver_notes
+    assert note in str(report)
 
 
 def test_plot_without_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import pytest
 import rich.console
 import torch
 
-from bilevel import Solver, Unrolled
+from bilevel import ConjugateGradient, Implicit, Solver, Unrolled
 from bilevel.errors import MissingDependencyError, OptionError, StateError
 from bilevel.logging import Console, JsonLines, LogTo, TensorBoard, scalars
 
@@ -39,7 +39,23 @@ def test_json_lines_hold_the_numbers_of_every_nth_step(tmp_path: Path) -> None:
     assert [row.pop("step") for row in rows] == [2, 4]
     assert rows == [{**scalars(infos[i]), "inner/lr": 0.1, "outer/lr": 0.1} for i in (1, 3)]
     assert rows[0]["outer/loss"] == infos[1].outer_loss
-    assert "outer/linearization_gradient_norm" not in rows[0]
+    assert not [name for name in rows[0] if "linear" in name]
+
+
+def test_a_budgeted_linear_solve_leaves_a_trace(tmp_path: Path) -> None:
+    case = zoo.reweighted_mlp()
+    optimizer = torch.optim.SGD(case.inner.parameters(), lr=0.1)
+    path = tmp_path / "run.jsonl"
+    method = Implicit(ConjugateGradient(2, tolerance=1e-12, damping=2.0))
+    solver = case.solver(optimizer, method, callbacks=[LogTo(JsonLines(path))])
+    info = solver.step(case.train[0], case.val)
+    (report,) = info.linear_solves
+    (row,) = read(path)
+    assert row["outer/linear_solve_residual"] == report.residual > 1e-6
+    assert row["outer/linear_solve_iterations"] == report.iterations > 0
+    assert row["outer/linear_solve_converged"] == 0
+    exact = case.solver(optimizer, Implicit(ConjugateGradient(80, damping=2.0)))
+    assert scalars(exact.step(case.train[0], case.val))["outer/linear_solve_converged"] == 1
 
 
 def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:
