@@ -14,6 +14,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from . import options as opt
+
 if TYPE_CHECKING:
     from ..annotate import AnnotationSession
 
@@ -35,9 +37,7 @@ def annotate(
             rich_help_panel="What",
         ),
     ] = None,
-    layout: Annotated[
-        str, typer.Option("--layout", help="The folder's layout, if it is not found.", rich_help_panel="What")
-    ] = "",
+    layout: opt.Layout = "",
     port: Annotated[
         int, typer.Option("--port", min=0, max=65535, help="0: any free one.", rich_help_panel="Page")
     ] = 8765,
@@ -78,7 +78,7 @@ def annotate(
         finally:
             for one, handler in before.items():
                 signal.signal(one, handler)
-    _summarise(console, session)
+    _summarise(console, session, layout)
 
 
 def _has_screen() -> bool:
@@ -92,7 +92,7 @@ def _stop(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _summarise(console: Console, session: AnnotationSession) -> None:
+def _summarise(console: Console, session: AnnotationSession, layout: str) -> None:
     counts = session.summary()
     left = counts["images"] - counts["annotated"] - counts["unreadable"]
     console.print(
@@ -113,5 +113,6 @@ def _summarise(console: Console, session: AnnotationSession) -> None:
     if note:
         console.print(f"[yellow]note[/yellow] {note}", highlight=False, soft_wrap=True)
     if session.read_by_training:
-        root = escape(str(session.dataset.root))
-        console.print(f"now train: istd train --data {root}", highlight=False, soft_wrap=True)
+        root = session.dataset.root
+        command = opt.pack_command(root, layout) if layout else f"istd train --data {root}"
+        console.print(f"now train: {escape(command)}", highlight=False, soft_wrap=True)

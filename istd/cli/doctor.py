@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from . import options as opt
+
 if TYPE_CHECKING:
     from ..doctor import Report
 
@@ -28,13 +30,8 @@ class FailOn(StrEnum):
 
 def doctor(
     path: Annotated[Path, typer.Argument(help="Folder of a dataset, or a packed .h5 file.", metavar="PATH")],
-    layout: Annotated[
-        str, typer.Option("--layout", help="Name of the layout, if several fit or none is recognised.")
-    ] = "",
-    mask_threshold: Annotated[
-        float | None,
-        typer.Option("--mask-threshold", help="Cut masks with soft edges at this part of their maximum."),
-    ] = None,
+    layout: opt.Layout = "",
+    mask_threshold: opt.MaskThreshold = None,
     scenes: Annotated[
         bool,
         typer.Option(
@@ -76,6 +73,9 @@ def doctor(
         print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False))
     else:
         _show(console, report, all_names)
+        if layout or mask_threshold is not None:
+            packing = opt.pack_command(path, layout, mask_threshold)
+            console.print(f"to train with these options: {escape(packing)}", soft_wrap=True, highlight=False)
     failing = report.count("error") + (report.count("warning") if fail_on == FailOn.warning else 0)
     if failing and fail_on != FailOn.never:
         raise typer.Exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -64,7 +65,8 @@ MethodEpochs = Annotated[
     typer.Option(
         "--epochs",
         min=1,
-        help="Passes over the training images; phases scale with it. Published: 300, lesps 400 (default).",
+        help="Passes over the training images; phases scale with it. "
+        "Published: 300, lesps and pal 400 (default).",
         rich_help_panel="Budget",
     ),
 ]
@@ -91,13 +93,24 @@ Resume = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel="Where")]
+Layout = Annotated[
+    str, typer.Option("--layout", help="The folder's layout, if none is recognised or several fit.")
+]
+MaskThreshold = Annotated[
+    float | None,
+    typer.Option("--mask-threshold", help="Cut masks with soft edges at this part of their maximum."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 Run = Annotated[
     Path, typer.Argument(help="Run folder that `istd train` wrote, or a weight file in it.", metavar="RUN")
 ]
 Role = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--role", help="Whose answer: student (the deployed network) or teacher.", rich_help_panel="What"
+        "--role",
+        help="Whose answer: student (the deployed network) or teacher. Default: of a run the student's, "
+        "of a weight file whose it is.",
+        rich_help_panel="What",
     ),
 ]
 Tile = Annotated[
@@ -119,3 +132,12 @@ Flips = Annotated[
         "--tta", help="Average over the four mirror images; four times the work.", rich_help_panel="How"
     ),
 ]
+
+
+def pack_command(folder: Path, layout: str = "", mask_threshold: float | None = None) -> str:
+    """What to run so that training, which lacks these two options, can use a folder that needs them."""
+    target = folder.expanduser().resolve()
+    words = ["istd", "pack", str(folder), *(["--layout", layout] if layout else [])]
+    words += [] if mask_threshold is None else ["--mask-threshold", str(mask_threshold)]
+    train = ["istd", "train", "--data", str(target.with_name(f"{target.name}.h5"))]
+    return f"{shlex.join(words)} && {shlex.join(train)}"

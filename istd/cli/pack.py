@@ -9,29 +9,29 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from . import options as opt
+
 
 def pack_dataset(
     data: Annotated[Path, typer.Argument(help="Folder of a dataset.", metavar="DATA")],
     out: Annotated[
         Path | None, typer.Option("--out", help="File to write; NAME.h5 beside the folder by default.")
     ] = None,
-    layout: Annotated[str, typer.Option("--layout", help="The folder's layout, if it is not found.")] = "",
-    mask_threshold: Annotated[
-        float | None,
-        typer.Option("--mask-threshold", help="Cut masks with soft edges at this part of their maximum."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    layout: opt.Layout = "",
+    mask_threshold: opt.MaskThreshold = None,
+    force: opt.Force = False,
 ) -> None:
     """Pack images, masks, points and splits into one compressed, checksummed HDF5 file.
 
-    Every command takes the file in place of the folder. It appears whole or not at all: after Ctrl-C nothing
+    Every command takes the file in place of the folder; also where training needs a folder's --layout or
+    --mask-threshold, which it has not itself. The file appears whole or not at all: after Ctrl-C nothing
     is left behind, and an existing file is untouched.
 
     Examples:
 
         istd pack data/sirst
 
-        istd pack data/mine --out fast/mine.h5 --force
+        istd pack data/mine --layout dnanet --mask-threshold 0.5 --out fast/mine.h5 --force
     """
     from ..data import open_dataset, pack
     from ..engine.progress import Bars

@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from . import options as opt
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -44,16 +46,14 @@ def points(
         typer.Option("--from", help="Convert this file (CSV, JSON, COCO) or folder of point PNGs instead."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Decides coarse points.")] = 0,
-    layout: Annotated[str, typer.Option("--layout", help="The folder's layout, if it is not found.")] = "",
-    mask_threshold: Annotated[
-        float | None,
-        typer.Option("--mask-threshold", help="Cut masks with soft edges at this part of their maximum."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    layout: opt.Layout = "",
+    mask_threshold: opt.MaskThreshold = None,
+    force: opt.Force = False,
 ) -> None:
     """Write one point per target: from masks, or converted from another format.
 
-    A points.csv or points.json in the dataset's own folder is what training then uses.
+    A points.csv or points.json in the dataset's own folder is what training then uses. The output appears
+    whole or not at all; with --force, images go into a folder that is there, beside what else it holds.
 
     Examples:
 
@@ -61,6 +61,7 @@ def points(
 
         istd points data/mine --from export/coco.json --out data/mine/points.csv
     """
+    from .._files import atomic_folder
     from ..data import open_dataset, write_point_image, write_points
     from ..engine.progress import Bars
     from ..errors import ConfigError
@@ -76,16 +77,20 @@ def points(
         raise ConfigError("--out exists", where=out, fix="add --force to replace it, or choose another")
     converted = None if source is None else _read_source(source, dataset.names)
     found: dict[str, np.ndarray] = {}
+    sizes: dict[str, tuple[int, int]] = {}
     with Bars(console, "reading", len(dataset)) as bars:
         for name in dataset.names:
             record = dataset.read(name)
             some = _points_of(record, kind, seed, converted)
             _check_inside(record, some, source)
-            if as_images:
-                write_point_image(out / f"{name}.png", some, (record.image.shape[0], record.image.shape[1]))
             found[name] = some
+            sizes[name] = (record.image.shape[0], record.image.shape[1])
             bars.advance(f"reading {len(found)}/{len(dataset)}")
-    if not as_images:
+    if as_images:
+        with atomic_folder(out) as partial:
+            for name, some in found.items():
+                write_point_image(partial / f"{name}.png", some, sizes[name])
+    else:
         write_points(out, found)
     targets, empty = sum(map(len, found.values())), sum(not len(some) for some in found.values())
     console.print(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
 
-from istd.cli.app import app
 from istd.data import (
     SyntheticDataset,
     centroid_points,
@@ -18,39 +17,57 @@ from istd.data import (
     open_dataset,
     pack,
     point_rng,
+    read_point_image,
     read_points,
     write_synthetic,
 )
 from istd.data._imagefile import read_gray_values
 from istd.data.synthetic import TREES
 from istd.doctor import diagnose
-from istd.errors import ConfigError, IstdError
+from istd.errors import ConfigError
+
+Command = Callable[..., tuple[int, str]]
+Works = Callable[..., str]
 
 
-def istd(*arguments: object) -> Result:
-    return CliRunner(env={"COLUMNS": "160"}).invoke(app, [str(one) for one in arguments])
+@pytest.fixture
+def works(istd: Command) -> Works:
+    """Run a command that must end well; what it printed."""
+
+    def run(*arguments: object) -> str:
+        code, text = istd(*arguments)
+        assert code == 0, text
+        return text
+
+    return run
 
 
-def refused(*arguments: object) -> str:
-    """The message of the error that a command must end with."""
-    result = istd(*arguments)
-    assert isinstance(result.exception, IstdError), result.output
-    return str(result.exception)
+@pytest.fixture
+def refused(istd: Command) -> Works:
+    """Run a command that must end with an error that the user can mend; the message."""
+
+    def run(*arguments: object) -> str:
+        code, text = istd(*arguments)
+        assert code == 2, text
+        assert "error " in text, text
+        return text
+
+    return run
 
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("toy") / "set"
-    result = istd(
-        "synth", out, "--train", 4, "--val", 2, "--test", 2, "--height", 48, "--width", 64, "--seed", 5
-    )
-    assert result.exit_code == 0, result.output
-    assert "8 images (4 train, 2 val, 2 test), 48 × 64" in " ".join(result.output.split())
+    write_synthetic(SyntheticDataset(4, 2, 2, (48, 64), seed=5), out)
     return out
 
 
-def test_synth_writes_what_the_generator_makes(toy: Path) -> None:
+def test_synth_writes_what_the_generator_makes(works: Works, tmp_path: Path) -> None:
     made = SyntheticDataset(4, 2, 2, (48, 64), seed=5)
+    toy = tmp_path / "toy"
+    size = ("--height", 48, "--width", 64)
+    text = works("synth", toy, "--train", 4, "--val", 2, "--test", 2, *size, "--seed", 5)
+    assert "8 images (4 train, 2 val, 2 test), 48 × 64" in text
     data = open_dataset(toy)
     assert data.splits == made.splits
     for name in made.names:
@@ -74,13 +91,10 @@ def test_every_layout_can_be_written_and_is_recognised(tmp_path: Path, layout: s
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
-def test_synth_16_bit_with_coarse_points(tmp_path: Path) -> None:
+def test_synth_16_bit_with_coarse_points(works: Works, tmp_path: Path) -> None:
     options = ("--train", 3, "--val", 0, "--test", 1, "--height", 40, "--width", 40)
     for name in ("one", "two"):
-        result = istd(
-            "synth", tmp_path / name, *options, "--bits", 16, "--points", "coarse", "--layout", "dnanet"
-        )
-        assert result.exit_code == 0, result.output
+        works("synth", tmp_path / name, *options, "--bits", 16, "--points", "coarse", "--layout", "dnanet")
     made = SyntheticDataset(3, 0, 1, (40, 40))
     data, again = open_dataset(tmp_path / "one"), open_dataset(tmp_path / "two")
     for name in made.names:
@@ -94,7 +108,7 @@ def test_synth_16_bit_with_coarse_points(tmp_path: Path) -> None:
         np.testing.assert_array_equal(points, again.read(name).points)
 
 
-def test_synth_refuses(toy: Path, tmp_path: Path) -> None:
+def test_synth_refuses(refused: Works, toy: Path, tmp_path: Path) -> None:
     assert "something is there already" in refused("synth", toy)
     assert "sirst-v1" in refused("synth", tmp_path / "x", "--layout", "magic")
     assert "8 | 16" in refused("synth", tmp_path / "x", "--bits", 12)
@@ -112,12 +126,11 @@ def test_a_stopped_synth_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_points_from_masks(toy: Path, tmp_path: Path) -> None:
+def test_points_from_masks(works: Works, toy: Path, tmp_path: Path) -> None:
     data = open_dataset(toy)
     for kind in ("centroid", "coarse"):
         out = tmp_path / f"{kind}.csv"
-        result = istd("points", toy, "--out", out, "--kind", kind, "--seed", 3)
-        assert result.exit_code == 0, result.output
+        works("points", toy, "--out", out, "--kind", kind, "--seed", 3)
         found = read_points(out, data.names)
         assert tuple(found) == data.names
         for name in data.names:
@@ -129,11 +142,11 @@ def test_points_from_masks(toy: Path, tmp_path: Path) -> None:
             np.testing.assert_array_equal(found[name], expected)
 
 
-def test_points_from_format_to_format(toy: Path, tmp_path: Path) -> None:
+def test_points_from_format_to_format(works: Works, toy: Path, tmp_path: Path) -> None:
     data = open_dataset(toy)
-    assert istd("points", toy, "--out", tmp_path / "dots", "--kind", "coarse").exit_code == 0
-    assert istd("points", toy, "--from", tmp_path / "dots", "--out", tmp_path / "a.json").exit_code == 0
-    assert istd("points", toy, "--from", tmp_path / "a.json", "--out", tmp_path / "b.csv").exit_code == 0
+    works("points", toy, "--out", tmp_path / "dots", "--kind", "coarse")
+    works("points", toy, "--from", tmp_path / "dots", "--out", tmp_path / "a.json")
+    works("points", toy, "--from", tmp_path / "a.json", "--out", tmp_path / "b.csv")
     coco = {
         "images": [{"id": i, "file_name": f"{name}.png"} for i, name in enumerate(data.names)],
         "annotations": [
@@ -143,14 +156,14 @@ def test_points_from_format_to_format(toy: Path, tmp_path: Path) -> None:
         ],
     }
     (tmp_path / "coco.json").write_text(json.dumps(coco))
-    assert istd("points", toy, "--from", tmp_path / "coco.json", "--out", tmp_path / "c.csv").exit_code == 0
+    works("points", toy, "--from", tmp_path / "coco.json", "--out", tmp_path / "c.csv")
     assert (tmp_path / "b.csv").read_text() == (tmp_path / "c.csv").read_text()
-    assert istd("points", toy, "--kind", "given", "--out", tmp_path / "d.csv").exit_code == 0
+    works("points", toy, "--kind", "given", "--out", tmp_path / "d.csv")
     assert (tmp_path / "d.csv").read_text() == (toy / "points.csv").read_text()
 
 
 @pytest.mark.filterwarnings("ignore::istd.data.DataWarning")
-def test_points_refuses(toy: Path, tmp_path: Path) -> None:
+def test_points_refuses(refused: Works, toy: Path, tmp_path: Path) -> None:
     (tmp_path / "there.csv").touch()
     assert "--force" in refused("points", toy, "--out", tmp_path / "there.csv")
     assert ".csv or .json" in refused("points", toy, "--out", tmp_path / "p.txt")
@@ -167,6 +180,62 @@ def test_points_refuses(toy: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "p.csv").exists()
 
 
+def test_a_folder_of_points_appears_whole_or_not_at_all(
+    works: Works, refused: Works, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dots = tmp_path / "dots"
+    (tmp_path / "far.csv").write_text("name,y,x\ntest_00001,3,64\n")  # of the last image
+    message = refused("points", toy, "--from", tmp_path / "far.csv", "--out", dots)
+    assert "test_00001 lies outside" in message
+    with monkeypatch.context() as patch:
+        written: list[Path] = []
+
+        def full(path: Path, *_: object) -> None:
+            if len(written) == 3:
+                raise OSError("no space left")
+            written.append(path)
+            path.touch()
+
+        patch.setattr("istd.data.write_point_image", full)
+        assert "no space left" in refused("points", toy, "--out", dots)
+    assert [path.name for path in tmp_path.iterdir()] == ["far.csv"]
+    dots.mkdir()
+    works("points", toy, "--out", dots)
+    assert len(list(dots.iterdir())) == 8
+    (dots / "mine.txt").touch()
+    (dots / "val_00000.png").unlink()
+    assert "--force" in refused("points", toy, "--out", dots)
+    works("points", toy, "--out", dots, "--force", "--kind", "coarse")
+    assert len(list(dots.iterdir())) == 9
+    assert len(read_point_image(dots / "val_00000.png")[0]) == len(open_dataset(toy).read("val_00000").points)
+
+
+def test_a_folder_that_needs_options_is_packed_for_training(
+    istd: Command, works: Works, tmp_path: Path
+) -> None:
+    """Where training has no --layout and no --mask-threshold, the messages lead to `istd pack`."""
+    root = tmp_path / "my set"
+    write_synthetic(SyntheticDataset(2, 1, 1, (40, 40), seed=2), root, layout="sirst-v1")
+    (root / "50_50").mkdir()
+    for split in ("train", "test"):
+        (root / "50_50" / f"{split}.txt").write_text((root / "idx_427" / f"{split}.txt").read_text())
+    mask = root / "masks" / "train_00000_pixels0.png"
+    soft = cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)
+    soft[0] = 100
+    cv2.imwrite(str(mask), soft)
+    code, shown = istd("train", "--data", root, "--method", "pal", "--out", tmp_path / "run")
+    assert code == 2
+    assert f"`istd pack '{root}' --layout dnanet`" in shown
+    code, shown = istd("doctor", root, "--layout", "sirst-v1")
+    assert code == 1
+    assert "--mask-threshold 0.5`" in shown
+    shown = works("doctor", root, "--layout", "sirst-v1", "--mask-threshold", 0.5)
+    command = f"istd pack '{root}' --layout sirst-v1 --mask-threshold 0.5 && istd train --data '{root}.h5'"
+    assert command in shown
+    works("pack", root, "--layout", "sirst-v1", "--mask-threshold", 0.5)
+    assert len(open_dataset(tmp_path / "my set.h5")) == 4
+
+
 def test_coarse_points_are_spread_around_the_middle() -> None:
     mask = np.zeros((60, 60), bool)
     mask[10:42, 20:36] = True
@@ -180,14 +249,13 @@ def test_coarse_points_are_spread_around_the_middle() -> None:
     assert ring[tuple(point)]
 
 
-def test_pack(toy: Path, tmp_path: Path) -> None:
-    result = istd("pack", toy, "--out", tmp_path / "p.h5")
-    assert result.exit_code == 0, result.output
+def test_pack(works: Works, refused: Works, toy: Path, tmp_path: Path) -> None:
+    works("pack", toy, "--out", tmp_path / "p.h5")
     packed, data = open_dataset(tmp_path / "p.h5"), open_dataset(toy)
     assert packed.split_hash() == data.split_hash()
     np.testing.assert_array_equal(packed.read("val_00001").image, data.read("val_00001").image)
     assert "--force" in refused("pack", toy, "--out", tmp_path / "p.h5")
-    assert istd("pack", toy, "--out", tmp_path / "p.h5", "--force").exit_code == 0
+    works("pack", toy, "--out", tmp_path / "p.h5", "--force")
     assert "no such folder" in refused("pack", tmp_path / "nowhere")
 
 
@@ -206,49 +274,48 @@ def test_ctrl_c_while_packing_leaves_the_old_file_and_nothing_else(tmp_path: Pat
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_doctor_shows_a_table_and_ends_with_a_code(toy: Path, tmp_path: Path) -> None:
-    result = istd("doctor", toy)
-    assert result.exit_code == 0, result.output
-    assert "nothing is wrong" in result.output
+def test_doctor_shows_a_table_and_ends_with_a_code(
+    istd: Command, works: Works, toy: Path, tmp_path: Path
+) -> None:
+    assert "nothing is wrong" in works("doctor", toy)
     made = SyntheticDataset(2, 1, 1, (40, 40), seed=2)
     write_synthetic(made, tmp_path / "set")
     (tmp_path / "set" / "test.txt").write_text("test_00000\nghost\n")
-    result = istd("doctor", tmp_path / "set", "--no-scenes")
-    assert result.exit_code == 1
+    code, shown = istd("doctor", tmp_path / "set", "--no-scenes")
+    assert code == 1
     for text in ("missing-image", "ghost", "errors: 1, warnings: 0"):
-        assert text in result.output
-    assert istd("doctor", tmp_path / "set", "--fail-on", "never").exit_code == 0
+        assert text in shown
+    works("doctor", tmp_path / "set", "--fail-on", "never")
     (tmp_path / "set" / "test.txt").write_text("")
-    assert istd("doctor", tmp_path / "set").exit_code == 1
-    assert istd("doctor", tmp_path / "set", "--fail-on", "error").exit_code == 0
+    assert istd("doctor", tmp_path / "set")[0] == 1
+    works("doctor", tmp_path / "set", "--fail-on", "error")
 
 
-def test_doctor_as_json(tmp_path: Path) -> None:
+def test_doctor_as_json(istd: Command, refused: Works, tmp_path: Path) -> None:
     write_synthetic(SyntheticDataset(2, 1, 1, (40, 40), seed=2), tmp_path / "set")
     for i in range(8):
         (tmp_path / "set" / "images" / f"extra{i}.png").write_bytes(b"")
-    result = istd("doctor", tmp_path / "set", "--json")
-    assert result.exit_code == 1
-    written = json.loads(result.stdout)
+    code, shown = istd("doctor", tmp_path / "set", "--json")
+    assert code == 1
+    written = json.loads(shown)
     assert written["layout"] == "folder"
     assert written["splits"] == {"train": 2, "val": 1, "test": 1}
     assert (written["errors"], written["warnings"]) == (0, 1)
     (finding,) = written["findings"]
     assert finding["check"] == "unlisted-image"
     assert finding["names"] == [f"extra{i}" for i in range(8)]
-    short = istd("doctor", tmp_path / "set").output
+    short = istd("doctor", tmp_path / "set")[1]
     assert "… and 3 more" in short
     assert "extra7" not in short
-    assert "extra7" in istd("doctor", tmp_path / "set", "--all").output
+    assert "extra7" in istd("doctor", tmp_path / "set", "--all")[1]
     assert "no such folder" in refused("doctor", tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("command", ["doctor", "points", "synth", "pack"])
-def test_help_has_examples(command: str) -> None:
-    result = istd(command, "--help")
-    assert result.exit_code == 0
-    assert "Examples" in result.output
-    assert f"istd {command} data/" in result.output
+def test_help_has_examples(works: Works, command: str) -> None:
+    shown = works(command, "--help")
+    assert "Examples" in shown
+    assert f"istd {command} data/" in shown
 
 
 def test_unknown_bits_in_the_library(tmp_path: Path) -> None:
