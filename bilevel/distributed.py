@@ -3,7 +3,9 @@
 Each process evaluates the losses on its own part of the batch. The global loss is the mean over the
 processes, Ḡ(w, λ) = (1/R) Σᵣ Gᵣ(w, λ). Parameters enter a loss through `_Enter`, whose derivative is averaged
 over the processes; so every first and second derivative that any method takes is one of Ḡ, and all processes
-compute the same numbers. Equal parts and mean losses give what one process computes on the joined batch.
+compute the same numbers. Equal parts and mean losses give what one process computes on the joined batch; a
+loss that normalises over its batch (`ClusterWeights` and `ClassWeights` as they are by default) does so over
+the part of its process, which is another loss.
 
 Under forward mode all processes hold the same tangents of the parameters, and the tangents of gradients are
 averaged with them. Messages do not work under vmap, so `ForwardMode` takes one coordinate after the other.
@@ -247,7 +249,3 @@ class _Mean(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         return None, *grads
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], group: Group, *tensors: Tensor) -> Any:
-        return _Mean.apply(group, *tensors), in_dims[1:]

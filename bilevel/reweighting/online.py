@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import BilevelError, LossError
+from ..distributed import find_group
+from ..errors import BilevelError, LossError, OptionError
 from ..hypergradients import Unrolled, hypergradient
 from ..problem import Problem
 
@@ -23,10 +24,15 @@ class OnlineReweighting:
     Call it with a training and an outer batch, then train on `(weights * sample_loss(model, batch)).sum()`.
     Like every hypergradient it leaves parameters, BatchNorm statistics and random generators as they are.
 
+    Several processes would have to share the outer gradient and the sum of the weights, which is not done:
+    there it refuses to work, unless the weights are to be those of each process on its own.
+
     Args:
         sample_loss: `sample_loss(model, batch)` → the loss of each sample, shape [B].
         outer_loss: `outer_loss(model, batch)` → scalar on trusted samples.
         model: the network to be trained.
+        process_group: `"auto"` refuses where torch.distributed runs several processes; None weighs the
+            samples of this process by its own outer batch alone.
     """
 
     def __init__(
@@ -34,10 +40,13 @@ class OnlineReweighting:
         sample_loss: Callable[[Any, Any], Tensor],
         outer_loss: Callable[[Any, Any], Tensor],
         model: nn.Module,
+        *,
+        process_group: Literal["auto"] | None = "auto",
     ) -> None:
         self.sample_loss = sample_loss
         self.outer_loss = outer_loss
         self.model = model
+        self.process_group = process_group
         self._problem = self._build(1)
         self._size = 0
 
@@ -49,8 +58,16 @@ class OnlineReweighting:
 
         Raises:
             LossError: `sample_loss` does not answer one number a sample.
+            OptionError: there are several processes, and `process_group` is not None.
             BilevelError: see `bilevel.hypergradient`.
         """
+        if find_group(self.process_group) is not None:
+            raise OptionError(
+                "weights are not normalised over several processes",
+                where="OnlineReweighting",
+                fix="process_group=None for weights of each process alone, or SampleWeights or MetaWeightNet "
+                "in a Solver",
+            )
         try:
             slope = self._slope(train, val)
         except _LargerBatch as larger:
