@@ -33,6 +33,16 @@ Backbone = Annotated[
         rich_help_panel="What",
     ),
 ]
+SameBackbone = Annotated[
+    str,
+    typer.Option("--backbone", help="Refuse a checkpoint of another network.", rich_help_panel="What"),
+]
+VfmElsewhere = Annotated[
+    str,
+    typer.Option(
+        "--vfm", help="Where the teacher's frozen model lies, if elsewhere now.", rich_help_panel="What"
+    ),
+]
 Vfm = Annotated[
     str,
     typer.Option(
