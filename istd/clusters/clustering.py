@@ -6,9 +6,7 @@ and the number of clusters follows the number of images.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -73,46 +71,6 @@ class Clusters:
     def predict(self, descriptors: npt.ArrayLike) -> IntArray:
         """The nearest cluster of each image, int64 [N], from descriptors [N, D]."""
         return _nearest(self.embed(descriptors), self.centers)
-
-    def to_dict(self) -> dict[str, npt.NDArray[Any]]:
-        """As plain arrays, for a checkpoint."""
-        return {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
-
-    @classmethod
-    def from_dict(cls, arrays: Mapping[str, npt.ArrayLike]) -> Clusters:
-        """The clusters that `to_dict` gave.
-
-        Raises:
-            DataError: an array is missing, or the arrays do not fit together.
-        """
-        missing = [field.name for field in fields(cls) if field.name not in arrays]
-        if missing:
-            raise DataError("clusters cannot be restored", found=f"no {', '.join(missing)}")
-        count = int(np.asarray(arrays["num_descriptors"]))
-        clusters = cls(
-            assignment=np.array(arrays["assignment"], dtype=np.int64),
-            columns=np.array(arrays["columns"], dtype=np.int64),
-            mean=np.array(arrays["mean"], dtype=np.float64),
-            scale=np.array(arrays["scale"], dtype=np.float64),
-            components=np.array(arrays["components"], dtype=np.float64),
-            centers=np.array(arrays["centers"], dtype=np.float64),
-            num_descriptors=count,
-        )
-        kept, axes = len(clusters.columns), len(clusters.components)
-        fit = clusters.mean.shape == clusters.scale.shape == (kept,) and clusters.components.shape == (
-            axes,
-            kept,
-        )
-        fit = (
-            fit
-            and clusters.centers.ndim == 2
-            and clusters.centers.shape[1] == axes
-            and len(clusters.centers) > 0
-        )
-        within = (clusters.columns, count), (clusters.assignment, len(clusters.centers))
-        if not fit or any(part.size and not 0 <= part.min() <= part.max() < limit for part, limit in within):
-            raise DataError("clusters cannot be restored", found="arrays that do not fit together")
-        return clusters
 
 
 def fit_clusters(

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigError
 from ._checks import IntArray, check_image, check_points
-
-PoolPolicy = Literal["success", "all"]
 
 
 @dataclass(frozen=True)
@@ -27,19 +25,14 @@ class InitialLabels:
     mask: npt.NDArray[np.float32]
     succeeded: npt.NDArray[np.bool_]
 
-    def enters_pool(self, policy: PoolPolicy = "success", min_success: float = 0.8) -> bool:
+    def enters_pool(self, min_success: float = 0.8) -> bool:
         """Whether the image trains from the start or waits until it is mined (PAL, section on the start).
 
         Args:
-            policy: "success" asks that at least `min_success` of the points succeeded; an image without
-                points always enters. "all" lets every image in.
-            min_success: the share of points, in [0, 1].
+            min_success: the share of points, in [0, 1], that must have succeeded. An image without points
+                always enters.
         """
-        if policy == "all" or len(self.succeeded) == 0:
-            return True
-        if policy != "success":
-            raise ConfigError("unknown pool policy", found=policy, expected="success or all")
-        return bool(int(self.succeeded.sum()) / len(self.succeeded) >= min_success)
+        return len(self.succeeded) == 0 or bool(self.succeeded.mean() >= min_success)
 
 
 Initializer = Callable[[npt.NDArray[np.uint8], IntArray, Any], InitialLabels]

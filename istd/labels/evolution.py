@@ -17,7 +17,7 @@ from .._regions import check_connectivity, find_regions, label_mask
 from ..errors import ConfigError
 from ._checks import check_points, check_same_shape, check_unit_map
 
-Lock = Literal["points", "saturated", "none"]
+Lock = Literal["points", "saturated"]
 Meet = Literal["core", "label"]
 Rise = Literal["average", "raise"]
 _Float = TypeVar("_Float", np.float32, np.float64)
@@ -46,7 +46,6 @@ class EvolutionSettings:
         connectivity: 4 or 8, for label regions and predicted regions.
         lock: "points" keeps only the annotated pixels at 1. "saturated" keeps every pixel that is exactly 1,
             as the reference does; a label stored in 8 bits then never shrinks where it once reached 255.
-            "none" keeps nothing.
     """
 
     t_b: float = 0.5
@@ -63,8 +62,8 @@ class EvolutionSettings:
 
     def __post_init__(self) -> None:
         check_connectivity(self.connectivity)
-        if self.lock not in ("points", "saturated", "none"):
-            raise ConfigError("unknown label lock", found=self.lock, expected="points, saturated or none")
+        if self.lock not in ("points", "saturated"):
+            raise ConfigError("unknown label lock", found=self.lock, expected="points or saturated")
         if self.meet not in ("core", "label"):
             raise ConfigError("unknown rule for predicted regions", found=self.meet, expected="core or label")
         if self.rise not in ("average", "raise"):
@@ -123,7 +122,7 @@ def evolve(
     )
     if settings.lock == "saturated":
         evolved[label == 1.0] = 1.0
-    elif settings.lock == "points":
+    else:
         evolved[where[:, 0], where[:, 1]] = 1.0
     return evolved
 

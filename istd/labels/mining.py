@@ -169,14 +169,6 @@ def missed_bound(epoch: int, epochs: int, start_epoch: int, settings: MiningSett
     return settings.first_bound + min(max((epoch - start_epoch) / span, 0.0), 1.0) * rise
 
 
-def is_mining_epoch(
-    epoch: int, epochs: int, start_epoch: int, every: int = 5, settings: MiningSettings | None = None
-) -> bool:
-    """Whether waiting images are looked at after this (1-based) epoch: `every` few until `stop`·epochs."""
-    settings = settings if settings is not None else MiningSettings()
-    return start_epoch < epoch <= int(settings.stop * epochs) and epoch % every == 0
-
-
 def _point_regions(points: npt.ArrayLike, shape: tuple[int, ...]) -> BoolArray:
     """The annotated pixels as a mask [H, W], with any hole they enclose filled like a contour's."""
     where = check_points(points, shape)

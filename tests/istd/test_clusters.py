@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from istd.clusters import DESCRIPTOR_NAMES, MIN_SIDE, Clusters, describe, fit_clusters
+from istd.clusters import DESCRIPTOR_NAMES, MIN_SIDE, describe, fit_clusters
 from istd.clusters import descriptors as families
 from istd.errors import ConfigError, DataError
 
@@ -238,8 +238,8 @@ def test_the_same_seed_gives_the_same_bits_whatever_the_threads() -> None:
     data = np.random.default_rng(0).normal(size=(300, 20))
     expected = fit_clusters(data, 20, seed=7)
     again = fit_clusters(data, 20, seed=7)
-    for key, array in expected.to_dict().items():
-        np.testing.assert_array_equal(array, again.to_dict()[key])
+    for key, array in vars(expected).items():
+        np.testing.assert_array_equal(array, vars(again)[key])
     assert not np.array_equal(expected.centers, fit_clusters(data, 20, seed=8).centers)
     code = (
         "import numpy as np; from istd.clusters import fit_clusters;"
@@ -258,21 +258,6 @@ def test_fitting_leaves_the_global_generator_alone() -> None:
     before = np.random.get_state()[1].copy()  # type: ignore[index,union-attr] # noqa: NPY002
     fit_clusters(np.random.default_rng(0).normal(size=(50, 5)), 5)
     np.testing.assert_array_equal(before, np.random.get_state()[1])  # type: ignore[index] # noqa: NPY002
-
-
-def test_clusters_travel_as_plain_arrays() -> None:
-    data, _ = three_groups()
-    clusters = fit_clusters(data, 3)
-    arrays = clusters.to_dict()
-    assert all(isinstance(array, np.ndarray) and array.dtype != object for array in arrays.values())
-    restored = Clusters.from_dict(arrays)
-    np.testing.assert_array_equal(restored.predict(data + 0.1), clusters.predict(data + 0.1))
-    assert restored.num_clusters == 3
-    with pytest.raises(DataError, match="no centers"):
-        Clusters.from_dict({key: value for key, value in arrays.items() if key != "centers"})
-    for key, wrong in (("mean", np.zeros(2)), ("assignment", np.array([3])), ("columns", np.full(12, 99))):
-        with pytest.raises(DataError, match="fit together"):
-            Clusters.from_dict({**arrays, key: wrong})
 
 
 def test_bad_input_is_named() -> None:

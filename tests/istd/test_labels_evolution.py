@@ -88,7 +88,7 @@ def test_evolution_equals_a_slow_one_on_random_maps(seed: int) -> None:
         connectivity=int(rng.choice([4, 8])),
         t_b=float(rng.choice([0.3, 0.5, 0.9])),
         max_area=float(rng.choice([0.0015, 0.05])),
-        lock=("saturated", "none")[seed % 2],
+        lock=("saturated", "points")[seed % 2],
     )
     np.testing.assert_array_equal(
         evolve(pred, label, NO_POINTS, settings), slow_evolution(pred, label, settings)
@@ -115,14 +115,12 @@ def test_regions_off_the_core_are_not_kept() -> None:
 def test_label_moves_half_way_inside_and_decays_outside() -> None:
     pred, label = scene()
     label[50, 50] = 0.4  # below the threshold: no region of its own
-    out = evolve(pred, label, NO_POINTS, EvolutionSettings(lock="none"))
+    out = evolve(pred, label, NO_POINTS)
     assert out[28, 28] == pytest.approx((1 + 0.9) / 2)
     assert out[25, 25] == pytest.approx(0.45)
     assert out[50, 50] == pytest.approx(0.97 * 0.4)
     assert out[6, 42] == 0
-    assert evolve(pred, label, NO_POINTS, EvolutionSettings(decay=1.0, lock="none"))[50, 50] == np.float32(
-        0.4
-    )
+    assert evolve(pred, label, NO_POINTS, EvolutionSettings(decay=1.0))[50, 50] == np.float32(0.4)
 
 
 def test_locks() -> None:
@@ -134,7 +132,7 @@ def test_locks() -> None:
     assert by_points[27, 27] == np.float32(0.97)
     saturated = evolve(pred, label, point, SATURATED)
     np.testing.assert_array_equal(saturated, label)
-    free = evolve(pred, label, point, EvolutionSettings(lock="none"))
+    free = evolve(pred, label, NO_POINTS)
     np.testing.assert_array_equal(free, label * np.float32(0.97))
 
 

@@ -65,7 +65,6 @@ def test_canny_equals_the_reference_on_real_images(golden: Golden) -> None:
         assert labels.succeeded.tolist() == (flags[:, 2] == 1).tolist()
         np.testing.assert_array_equal(labels.mask * 255, case[f"mask_selectall_{i}"])
         assert labels.enters_pool() == selected
-        assert labels.enters_pool(policy="all")
         if selected:
             np.testing.assert_array_equal(labels.mask * 255, case[f"mask_{i}"])
         annotated = np.argwhere(case[f"points_{i}"] == 255)
@@ -119,13 +118,7 @@ def test_canny_refuses_large_structures() -> None:
 def test_pool_takes_images_whose_points_mostly_succeed(succeeded: list[bool], enters: bool) -> None:
     labels = InitialLabels(np.zeros((4, 4), np.float32), np.array(succeeded, bool))
     assert labels.enters_pool() == enters
-    assert labels.enters_pool(policy="all")
     assert labels.enters_pool(min_success=0.0)
-
-
-def test_pool_refuses_an_unknown_policy() -> None:
-    with pytest.raises(ConfigError, match="pool policy"):
-        InitialLabels(np.zeros((4, 4), np.float32), np.ones(1, bool)).enters_pool(policy="some")  # type: ignore[arg-type]
 
 
 def test_an_image_without_points_gets_an_empty_label() -> None:

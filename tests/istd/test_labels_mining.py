@@ -15,7 +15,6 @@ from istd.labels import (
     REFERENCE_MINING,
     MiningSettings,
     compare_with_points,
-    is_mining_epoch,
     is_selected,
     merge_with_points,
     missed_bound,
@@ -152,11 +151,6 @@ def test_the_bound_grows_to_one_at_the_end_of_mining() -> None:
     assert all(a < b for a, b in itertools.pairwise(bounds))
     # The public code counts from one epoch earlier and ends above 1.
     assert missed_bound(240, 300, 60, REFERENCE_MINING) == pytest.approx(0.2 + 181 / 180 * 0.8)
-
-
-def test_mining_happens_every_few_epochs_until_it_stops() -> None:
-    assert [epoch for epoch in range(1, 31) if is_mining_epoch(epoch, 30, 6)] == [10, 15, 20]
-    assert [epoch for epoch in range(1, 11) if is_mining_epoch(epoch, 10, 2, every=2)] == [4, 6, 8]
 
 
 def test_bad_input_is_named() -> None:
