@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import shutil
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._cache import evict, touch
 from .._files import atomic_path
 from ..errors import ModelError, WriteError
 from .vfm import FrozenVFM
 
 FORMAT = 1
+_OURS = re.compile(r"[0-9a-f]{32}")  # a model's folder
 _OVERHEAD = 1 << 16  # of an HDF5 file beside its data, generously
 
 
@@ -51,9 +52,10 @@ class VFMCache:
     name of a file is a hash of the image's pixels and the size that the model sees. So nothing in it can be
     out of date; what is no longer used is only in the way, and goes when room is needed.
 
-    The limit bounds the whole folder, all models together. Room for a model is made by removing other models'
-    maps, those not used for longest first; then images are stored in the order in which they come, each one
-    that still fits. What is not stored is computed when it is asked for, with the same result bit for bit.
+    The limit bounds the whole folder, all models together. Room is made by removing maps that are not asked
+    for now, of any model, those not used for longest first; then images are stored in the order in which they
+    come, each one that still fits. What is not stored is computed when it is asked for, with the same result
+    bit for bit. Files that are not the cache's own are left alone.
 
     Args:
         folder: where the caches of all models lie.
@@ -90,7 +92,6 @@ class VFMCache:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            os.utime(self.folder)
         except OSError as error:
             raise WriteError(
                 "the cache of hidden maps cannot be used",
@@ -100,7 +101,9 @@ class VFMCache:
             ) from error
         paths = [self.path(image) for image in images]
         wanted = {path: image for path, image in zip(paths, images, strict=True) if not path.exists()}
-        self._make_room(sum(self._size(image) for image in wanted.values()))
+        for path in paths:
+            touch(path)
+        self._make_room(sum(self._size(image) for image in wanted.values()), keep=frozenset(paths))
         used = _size_of(self._root)
         for done, (path, image) in enumerate(wanted.items()):
             if used + self._size(image) <= self.limit:
@@ -162,13 +165,15 @@ class VFMCache:
             chunks = (layers, dim, 1, width)
             file.create_dataset("maps", data=maps.numpy(), chunks=chunks, fletcher32=True)
 
-    def _make_room(self, wanted: int) -> None:
-        """Remove what other models left, oldest first, until `wanted` bytes fit or nothing else is left."""
-        others = [folder for folder in self._root.iterdir() if folder.is_dir() and folder != self.folder]
-        for folder in sorted(others, key=lambda other: other.stat().st_mtime):
-            if _size_of(self._root) + wanted <= self.limit:
-                return
-            shutil.rmtree(folder, ignore_errors=True)
+    def _make_room(self, wanted: int, keep: frozenset[Path]) -> None:
+        """Remove maps other than `keep` until `wanted` bytes fit or nothing else is left."""
+        folders = [folder for folder in self._root.iterdir() if _OURS.fullmatch(folder.name)]
+        others = [path for folder in folders for path in folder.glob("[!.]*.h5") if path not in keep]
+        evict(others, _size_of(self._root) + wanted - self.limit)
+        for folder in folders:
+            if folder != self.folder:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()  # only if nothing is left in it
 
 
 def _size_of(folder: Path) -> int:

@@ -68,11 +68,30 @@ def test_another_model_another_key_and_the_oldest_make_room(tmp_path: Path, vfm:
     assert VFMCache(tmp_path, vfm, LARGE, (80, 80)).path(picture) != caches[2].path(picture)
     for age, cache in enumerate(caches[:2]):
         cache.fill([picture])
-        os.utime(cache.folder, (1000 + age, 1000 + age))
+        os.utime(cache.path(picture), (1000 + age, 1000 + age))
     size = caches[0].path(picture).stat().st_size
     tight = VFMCache(tmp_path, vfm, limit=2 * size + (1 << 16), least=(16, 16))
     assert tight.fill([picture]).stored == 1
     assert [cache.path(picture).exists() for cache in caches] == [False, True, True]
+    assert [cache.folder.exists() for cache in caches] == [False, True, True]
+
+
+def test_maps_of_datasets_no_longer_used_make_room_and_foreign_files_stay(
+    tmp_path: Path, vfm: FrozenVFM
+) -> None:
+    old, kept, new = images((64, 64), (64, 80), (64, 96))
+    VFMCache(tmp_path, vfm, LARGE, least=(16, 16)).fill([old, kept])
+    foreign = [tmp_path / "mine" / "a.h5", tmp_path / "b.h5"]
+    for path in foreign:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"mine")
+    cache = VFMCache(tmp_path, vfm, LARGE, least=(16, 16))
+    os.utime(cache.path(kept), (1000, 1000))  # older than the others, but asked for
+    there = sum(path.stat().st_size for path in tmp_path.rglob("*.h5"))
+    cache.limit = there + 2 * 2 * vfm.embed_dim * 24 + (1 << 16) - 1000
+    assert cache.fill([kept, new]).left_out == 0
+    assert [cache.path(image).exists() for image in (old, kept, new)] == [False, True, True]
+    assert all(path.exists() for path in foreign)
 
 
 def test_maps_beyond_half_precision_are_named(tmp_path: Path) -> None:
