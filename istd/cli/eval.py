@@ -25,16 +25,8 @@ def evaluate_run(
     split: Annotated[
         str, typer.Option("--split", help="Which images: test, val or train.", rich_help_panel=_WHAT)
     ] = "test",
-    backbone: Annotated[
-        str,
-        typer.Option("--backbone", help="Refuse a checkpoint of another network.", rich_help_panel=_WHAT),
-    ] = "",
-    vfm: Annotated[
-        str,
-        typer.Option(
-            "--vfm", help="Where the teacher's frozen model lies, if elsewhere now.", rich_help_panel=_WHAT
-        ),
-    ] = "",
+    backbone: opt.SameBackbone = "",
+    vfm: opt.VfmElsewhere = "",
     convention: Annotated[
         str,
         typer.Option(
@@ -77,10 +69,18 @@ def evaluate_run(
     group (salient, filamentary, faint, camouflaged).
     """
     from ..data import load_split
-    from ..engine import Tiling, choose_device, load_detector, packed, tune_allocator
+    from ..engine import (
+        RunFolder,
+        Tiling,
+        choose_device,
+        choose_role,
+        load_detector,
+        packed,
+        tune_allocator,
+    )
     from ..engine.examination import examine
     from ..engine.progress import Bars
-    from ..errors import ModelError
+    from ..errors import CheckpointError, ModelError
     from ..metrics import named_convention
 
     console = Console()
@@ -95,10 +95,13 @@ def evaluate_run(
     )
     found: dict[str, Examination] = {}
     failed, images, dataset, source = False, None, None, data
-    for role in _roles(run):
+    roles = [choose_role(run)]
+    if run.is_dir() and RunFolder(run).teacher.is_file():
+        roles.append("teacher")
+    for role in roles:
         try:
             detector = load_detector(run, role=role, device=where, vfm=vfm or None, backbone=backbone or None)
-        except ModelError as error:
+        except (CheckpointError, ModelError) as error:
             if not found:
                 raise
             # The student's figures are there already; they are shown before the command fails.
@@ -136,13 +139,6 @@ def evaluate_run(
         console.print(f"written: {escape(str(out))}")
     if failed:
         raise typer.Exit(1)
-
-
-def _roles(run: Path) -> list[str]:
-    roles = ["teacher"] if run.is_file() and run.stem == "teacher" else ["student"]
-    if run.is_dir() and (run / "checkpoints" / "teacher.safetensors").is_file():
-        roles.append("teacher")
-    return roles
 
 
 def _write(out: Path, split: str, found: dict[str, Examination], about: dict[str, Any], title: str) -> None:

@@ -21,7 +21,7 @@ def predict(
         ),
     ],
     out: opt.Out = Path("runs/predict"),
-    role: opt.Role = "student",
+    role: opt.Role = None,
     threshold: Annotated[
         float,
         typer.Option("--threshold", min=0.0, max=1.0, help="Probability above which a pixel is target."),
@@ -48,10 +48,8 @@ def predict(
         bool,
         typer.Option("--skip-existing", help="Go on where an earlier call with the same --out was stopped."),
     ] = False,
-    backbone: Annotated[str, typer.Option("--backbone", help="Refuse a checkpoint of another network.")] = "",
-    vfm: Annotated[
-        str, typer.Option("--vfm", help="Where the teacher's frozen model lies, if elsewhere now.")
-    ] = "",
+    backbone: opt.SameBackbone = "",
+    vfm: opt.VfmElsewhere = "",
     device: opt.Device = "auto",
 ) -> None:
     """Write masks/, overlays/ and tables of targets for images of any size.
@@ -64,6 +62,7 @@ def predict(
         PredictOptions,
         Tiling,
         choose_device,
+        choose_role,
         find_images,
         load_detector,
         predict_images,
@@ -74,6 +73,7 @@ def predict(
     console = Console()
     tune_allocator()
     where = choose_device(device)
+    role = choose_role(run, role)
     options = PredictOptions(
         role=role,
         threshold=threshold,

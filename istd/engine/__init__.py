@@ -2,7 +2,7 @@
 
 from .config import TrainConfig
 from .corpus import Corpus, cluster_images, load_corpus, packed
-from .detector import Detector, load_detector
+from .detector import Detector, choose_role, load_detector
 from .evaluation import evaluate, probability_maps
 from .image_files import find_images
 from .prediction import Predictions, PredictOptions, predict_images
@@ -22,6 +22,7 @@ __all__ = [
     "TrainConfig",
     "Trainer",
     "choose_device",
+    "choose_role",
     "cluster_images",
     "evaluate",
     "find_images",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import types
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from ..models import (
     final_logits,
 )
 from .config import TrainConfig
-from .state_file import load_state, save_state
+from .run_folder import RunFolder
+from .state_file import load_state, read_kind, save_state
 
 NO_VFM = "none"
 
@@ -96,8 +98,12 @@ class Detector:
         return digest.hexdigest()
 
     def logits(self, image: Tensor, role: str = "student") -> Tensor:
-        """Logits [B, 1, H, W] for images, float [B, 1, H, W] in [0, 1]; evaluation mode, no graph."""
+        """Logits [B, 1, H, W] for images, float [B, 1, H, W] in [0, 1]; evaluation mode, no graph.
+
+        Images may lie on another device than the network; the logits lie on the network's.
+        """
         self.model.eval()
+        image = image.to(next(self.model.parameters()).device)
         with torch.no_grad():
             if not isinstance(self.model, TeacherStudent):
                 return final_logits(self.model(image))
@@ -105,22 +111,24 @@ class Detector:
                 return self.model.student_logits(image)
             return self.model.teacher_logits(image, None if self.vfm is None else self.vfm(image))
 
+    def deployed(self) -> Detector:
+        """The student alone in its form to deploy (`Backbone.fuse`): the same answers from fewer layers."""
+        return Detector(self.backbone.fuse(), None, self.header)
+
     def save_student(self, path: str | Path) -> None:
         """Write the plain backbone: all that is needed to detect."""
         weights = dict(self.backbone.state_dict())
         save_state(path, {"header": self.header, "weights": weights}, kind="student")
 
     def save_teacher(self, path: str | Path) -> None:
-    def deployed(self) -> Detector:
-        """The student alone in its form to deploy (`Backbone.fuse`): the same answers from fewer layers."""
-        return Detector(self.backbone.fuse(), None, self.header)
-
         """Write teacher and student; the frozen model's weights are named in the header, not stored."""
         save_state(path, {"header": self.header, "weights": dict(self.model.state_dict())}, kind="teacher")
 
 
-def make_header(config: TrainConfig, vfm: FrozenVFM | None, mean: float, std: float) -> dict[str, Any]:
-    """What a weight file says of itself."""
+def make_header(
+    config: TrainConfig, vfm: FrozenVFM | None, mean: float, std: float, split_hash: str | None = None
+) -> dict[str, Any]:
+    """What a weight file says of itself; `split_hash` is of the splits that the run used."""
     return {
         "backbone": config.backbone,
         "method": config.method,
@@ -130,14 +138,26 @@ def make_header(config: TrainConfig, vfm: FrozenVFM | None, mean: float, std: fl
         "vfm_fingerprint": None if vfm is None else vfm.fingerprint,
         "mean": mean,
         "std": std,
+        "split_hash": split_hash,
         "config": config.to_dict(),
     }
+
+
+def choose_role(path: str | Path, role: str | None = None) -> str:
+    """Whose answer to take: `role` where it is given, else what a weight file is of; of a run, the student.
+
+    Raises:
+        ConfigError: an unknown role.
+    """
+    if role not in (None, "student", "teacher"):
+        raise ConfigError("--role is unknown", found=role, expected="student | teacher")
+    return role or ("teacher" if read_kind(path) == "teacher" else "student")
 
 
 def load_detector(
     path: str | Path,
     *,
-    role: str = "student",
+    role: str | None = None,
     device: str | torch.device = "cpu",
     vfm: str | None = None,
     backbone: str | None = None,
@@ -146,7 +166,8 @@ def load_detector(
 
     Args:
         path: a run folder, or a `student.safetensors` / `teacher.safetensors` in one.
-        role: "student" needs the backbone alone; "teacher" also the frozen model it was trained with.
+        role: "student" needs the backbone alone; "teacher" also the frozen model it was trained with. None:
+            see `choose_role`.
         device: where to put it.
         vfm: another name or file for the frozen model, if it lies elsewhere on this machine.
         backbone: if given, the architecture that the checkpoint has to be of.
@@ -155,31 +176,30 @@ def load_detector(
         CheckpointError: no such file, damaged, of another backbone, or trained with another frozen model.
         ModelError: the teacher's frozen model cannot be loaded.
     """
-    if role not in ("student", "teacher"):
-        raise ConfigError("--role is unknown", found=role, expected="student | teacher")
+    role = choose_role(path, role)
     path = Path(path)
     if path.is_dir():
-        path = path / "checkpoints" / f"{role}.safetensors"
-        if role == "teacher" and not path.is_file() and path.with_name("student.safetensors").is_file():
+        run = RunFolder(path)
+        path = run.weights(role)
+        if role == "teacher" and not path.is_file() and run.student.is_file():
             raise CheckpointError(
                 "this run has no teacher",
-                where=path.parent.parent,
+                where=run.root,
                 expected="a run of --method semantic-prior",
                 fix="use the student",
             )
-    state = load_state(path, kind=role, device="cpu")
-    header = state["header"]
+    header, weights = _read_weights(path, role)
     if backbone is not None and header["backbone"] != backbone:
         raise CheckpointError(
             "the checkpoint is of another backbone", where=path, found=header["backbone"], expected=backbone
         )
-    config = TrainConfig.from_dict(header["config"])
     mean, std = header["mean"], header["std"]
     target = torch.device(device)
     frozen: FrozenVFM | None = None
     if role == "student":
         model: nn.Module = create_model(header["backbone"], mean=mean, std=std)
     else:
+        config = _teacher_config(header, path)
         if header["vfm"] is not None:
             frozen = create_vfm(vfm or config.vfm, num_layers=config.vfm_layers)
             if frozen.fingerprint != header["vfm_fingerprint"]:
@@ -187,13 +207,57 @@ def load_detector(
                     "the teacher was trained with another frozen model",
                     where=path,
                     found=f"{frozen.name} ({frozen.fingerprint[:12]})",
-                    expected=f"{header['vfm']} ({header['vfm_fingerprint'][:12]})",
+                    expected=f"{header['vfm']} ({str(header['vfm_fingerprint'])[:12]})",
                     fix="give the same weights with --vfm",
                 )
             frozen = frozen.to(target)
         model = build_model(config, frozen, mean, std)
-    load_weights(model, state["weights"], path)
+    load_weights(model, weights, path)
     return Detector(model.to(target).eval(), frozen, header)
+
+
+_STUDENT_HEADER: dict[str, type | types.UnionType] = {
+    "backbone": str,
+    "mean": int | float,
+    "std": int | float,
+    "config": dict,
+}
+_TEACHER_HEADER = {**_STUDENT_HEADER, "vfm": str | None, "vfm_fingerprint": str | None}
+
+
+def _read_weights(path: Path, role: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and weights of a file that anybody may have written. Raises `CheckpointError`."""
+    state = load_state(path, kind=role, device="cpu")
+    header, weights = state.get("header"), state.get("weights")
+    needed = _STUDENT_HEADER if role == "student" else _TEACHER_HEADER
+    if not isinstance(header, dict):
+        wrong = ["header"]
+    else:
+        wrong = [name for name, kind in needed.items() if not isinstance(header.get(name, ...), kind)]
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        wrong.append("weights")
+    if wrong:
+        raise CheckpointError(
+            "the weight file lacks what a detector needs",
+            where=path,
+            found=f"nothing usable as {', '.join(wrong)}",
+            expected=f"a {role} written by istd",
+            fix="use another checkpoint of the run folder, or train again",
+        )
+    return header, weights
+
+
+def _teacher_config(header: dict[str, Any], path: Path) -> TrainConfig:
+    """The settings that a teacher is built by; a student needs none, so its file outlives their changes."""
+    try:
+        return TrainConfig.from_dict(header["config"])
+    except (ConfigError, TypeError) as error:
+        raise CheckpointError(
+            "the settings of this teacher are of another version of istd",
+            where=path,
+            found=error,
+            fix="use the version that wrote it, or the student of the run",
+        ) from error
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:

@@ -54,14 +54,8 @@ def load_state(path: str | Path, *, kind: str, device: str | torch.device = "cpu
         found_kind = metadata.get("kind")
         version = int(metadata.get("format", "0"))
         tree = json.loads(metadata.get("tree", "null"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            "the checkpoint is damaged or is not one of ours",
-            where=path,
-            found=error,
-            expected=f"a {kind} checkpoint written by istd",
-            fix="use another checkpoint of the run folder, or train again",
-        ) from error
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise _damaged(path, kind, error) from error
     if found_kind != kind:
         raise CheckpointError(
             "this is not the kind of checkpoint asked for",
@@ -77,9 +71,32 @@ def load_state(path: str | Path, *, kind: str, device: str | torch.device = "cpu
             expected=f"format {FORMAT_VERSION} or older",
             fix="update istd",
         )
-    state = _unflatten(tree, tensors)
-    assert isinstance(state, dict)
+    try:
+        state = _unflatten(tree, tensors)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise _damaged(path, kind, f"its description does not fit its tensors ({error})") from error
+    if not isinstance(state, dict):
+        raise _damaged(path, kind, "it holds no state")
     return state
+
+
+def read_kind(path: str | Path) -> str | None:
+    """What a file of `save_state` is; None of anything else. The tensors are not read."""
+    try:
+        with safe_open(str(path), framework="pt") as stream:
+            return (stream.metadata() or {}).get("kind")
+    except (SafetensorError, OSError):
+        return None
+
+
+def _damaged(path: Path, kind: str, found: object) -> CheckpointError:
+    return CheckpointError(
+        "the checkpoint is damaged or is not one of ours",
+        where=path,
+        found=found,
+        expected=f"a {kind} checkpoint written by istd",
+        fix="use another checkpoint of the run folder, or train again",
+    )
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
