@@ -21,15 +21,19 @@ def export(
     run: opt.Run,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="File to write. Default: in the run's folder.", rich_help_panel="Where"),
+        typer.Option(
+            "--out",
+            help="File to write. Default: NETWORK.onnx or NETWORK.pt in the run's folder.",
+            rich_help_panel="Where",
+        ),
     ] = None,
     format: Annotated[
         str, typer.Option("--format", help="onnx or torchscript.", rich_help_panel="What")
     ] = "onnx",
     role: Annotated[
-        str,
+        str | None,
         typer.Option("--role", help="Only the student can be exported.", rich_help_panel="What"),
-    ] = "student",
+    ] = None,
     logits: Annotated[
         bool, typer.Option("--logits", help="Answer logits instead of probabilities.", rich_help_panel="What")
     ] = False,
@@ -39,10 +43,7 @@ def export(
             "--threshold", min=0.0, max=1.0, help="Noted in the file for its users.", rich_help_panel="What"
         ),
     ] = 0.5,
-    backbone: Annotated[
-        str,
-        typer.Option("--backbone", help="Refuse a checkpoint of another network.", rich_help_panel="What"),
-    ] = "",
+    backbone: opt.SameBackbone = "",
     exporter: Annotated[
         str,
         typer.Option(
@@ -61,15 +62,14 @@ def export(
     Any batch, height and width; padding and normalisation are inside. Class names, input range, threshold and
     versions stand in the file. It is checked against PyTorch before it takes its name.
     """
-    from ..engine import load_detector
+    from ..engine import RunFolder, load_detector
     from ..export import Deployed, describe
 
     _refuse(format, role, run)
     console = Console()
-    detector = load_detector(run, device="cpu", backbone=backbone or None)
+    detector = load_detector(run, role="student", device="cpu", backbone=backbone or None)
     network = Deployed(detector.backbone, "logits" if logits else "probability")
-    folder = run if run.is_dir() else run.parent
-    target = out or folder / f"{detector.backbone.name}{_SUFFIX[format]}"
+    target = out or RunFolder.of(run).root / f"{detector.backbone.name}{_SUFFIX[format]}"
     about = describe(detector.backbone, detector.header, threshold, network.output)
     with console.status(f"exporting {detector.backbone.name}"):
         found = _write(network, target, about, format, exporter, check)
@@ -77,15 +77,16 @@ def export(
     console.print(found)
 
 
-def _refuse(format: str, role: str, run: Path) -> None:
+def _refuse(format: str, role: str | None, run: Path) -> None:
+    from ..engine import choose_role
     from ..errors import ConfigError
 
     if format not in _SUFFIX:
         raise ConfigError("--format is unknown", found=format, expected=" | ".join(_SUFFIX))
-    if role != "student" or (run.is_file() and run.stem == "teacher"):
+    if choose_role(run, role) != "student":
         raise ConfigError(
             "only the student can be exported",
-            found=role if role != "student" else run.name,
+            found=role or run.name,
             expected="student",
             fix="leave --role away: the teacher needs its frozen foundation model, whose weights are not "
             "part of a run; the student is the network that is made to be deployed",
@@ -109,4 +110,7 @@ def _write(
         parity = (check_onnx if format == "onnx" else check_torchscript)(network, partial)
     shapes = ", ".join("×".join(map(str, shape)) for shape in parity.shapes)
     runtime = "onnxruntime" if format == "onnx" else "TorchScript"
-    return f"{runtime} agrees with PyTorch to {parity.difference:.1e} at {shapes} (batch×height×width)"
+    return (
+        f"{runtime} agrees with PyTorch to {parity.share:.1e} of the range of logits at {shapes} "
+        "(batch×height×width)"
+    )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from ..engine.runtime import package_version
 from ..models import Backbone, final_logits
 
 ExportOutput: TypeAlias = Literal["probability", "logits"]
@@ -37,13 +37,17 @@ class Deployed(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """float32 [B, 1, H, W] in [0, 1] → [B, 1, H, W], for any H and W."""
+        logits = self.logits(image)
+        return torch.sigmoid(logits) if self.output == "probability" else logits
+
+    def logits(self, image: Tensor) -> Tensor:
+        """As `forward`, always logits."""
         net = self.backbone
         height, width = image.shape[-2], image.shape[-1]
         x = (image - net.mean) / net.std
         x = x.index_select(2, _padded(height, net.stride, image))
         x = x.index_select(3, _padded(width, net.stride, image))
-        logits = final_logits(net.decode(net.encode(x, None)))[..., :height, :width]
-        return torch.sigmoid(logits) if self.output == "probability" else logits
+        return final_logits(net.decode(net.encode(x, None)))[..., :height, :width]
 
 
 def _padded(length: int, stride: int, like: Tensor) -> Tensor:
@@ -81,12 +85,5 @@ def describe(backbone: Backbone, header: dict[str, Any], threshold: float, outpu
         "output": {"name": output, "type": "float32", "shape": ["batch", 1, "height", "width"]},
         "threshold": threshold,
         "stride": backbone.stride,
-        "versions": {"bilevel-istd": _version("bilevel-istd"), "torch": torch.__version__},
+        "versions": {"bilevel-istd": package_version("bilevel-istd"), "torch": torch.__version__},
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
