@@ -1,4 +1,9 @@
-"""`istd`: one command with subcommands, one file each. Heavy imports happen inside the commands."""
+"""`istd`: one command with subcommands, one file each. Heavy imports happen inside the commands.
+
+What exists already: commands that make data or runs refuse to replace it (`points` and `pack` replace it with
+--force, `train` goes on with --resume, `demo` replaces its own earlier folder); answers, reports, pictures and
+exported files are overwritten (`predict`, `eval`, `report`, `labels`, `export`).
+"""
 
 from __future__ import annotations
 
@@ -28,6 +33,8 @@ from .train import train
 app = typer.Typer(
     name="istd",
     help="Infrared small target detection from one point per target. Start with: istd demo",
+    epilog="Exit codes: 0 all is well; 1 done, but something was left out (predict, eval) or faults were "
+    "found (doctor); 2 an error you can mend; 130 stopped by Ctrl-C.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -47,7 +54,13 @@ app.command("labels")(labels)
 
 
 def run() -> int:
-    """Run the command line; the exit code: 0 well, 2 for an error the user can mend, 130 for Ctrl-C."""
+    """Run the command line.
+
+    Returns:
+        The exit code: 0 where all is well; 1 where the command did its work, but some of it was left out
+        (`predict`, `eval`) or it found faults (`doctor`); 2 for an error that the user can mend; 130 for
+        Ctrl-C.
+    """
     console = Console(stderr=True)
     warnings.showwarning = partial(_show_warning, console)
     try:

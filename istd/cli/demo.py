@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 
 from . import options as opt
+from .resuming import resume as resume_run
 from .tables import results_table, show_files
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def demo(
+    context: typer.Context,
     method: opt.MethodOption = "semantic-prior",
     backbone: opt.Backbone = "mlclnet",
     vfm: opt.Vfm = "random",
@@ -38,25 +41,28 @@ def demo(
 
     console = Console()
     tune_allocator()
-    if resume:
-        _finish(Trainer(None, out, resume=True, console=console), console)
-        return
     data = out / "synthetic.h5"
+    options: dict[str, Any] = {
+        "method": method,
+        "backbone": backbone,
+        "vfm": vfm,
+        "hypergradient": hypergradient,
+        "epochs": epochs,
+        "crop": crop,
+        "batch_size": batch_size,
+        "seed": seed,
+        "device": device,
+    }
+    if resume:
+        _finish(resume_run(context, out, console, options), console)
+        return
     config = TrainConfig(
         data=str(data.resolve()),
-        method=method,  # type: ignore[arg-type]  # checked by TrainConfig
-        backbone=backbone,
-        vfm=vfm,
-        hypergradient=hypergradient,  # type: ignore[arg-type]
-        epochs=epochs,
-        crop=crop,
-        batch_size=batch_size,
-        seed=seed,
         lr=2e-3,
         lr_schedule="cosine",
         target_fraction=0.7,
         evolve_every=3,
-        device=device,
+        **options,
     )
     _clear_old_demo(RunFolder(out), config.data)
     console.print("[bold]1[/bold] generating infrared images with one point per target")
@@ -68,6 +74,7 @@ def demo(
 _LESSONS = {
     "semantic-prior": ": labels grow from the points as the teacher learns",
     "pal": ": labels grow from the points as the detector learns",
+    "lesps": ": labels grow from single pixels as the detector learns",
     "full": " on the true masks",
 }
 

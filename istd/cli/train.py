@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from . import options as opt
+from .resuming import resume as resume_run
 from .tables import results_table, show_files
 
 DEFAULT_VFM = "vit_small_plus_patch16_dinov3.lvd1689m"
@@ -66,46 +67,19 @@ def train(
         "seed": seed,
         "device": device,
         **({} if epochs is None else {"epochs": epochs}),
-        **_parse_settings(settings or [], TrainConfig),
     }
+    more = _parse_settings(settings or [], TrainConfig)
     tuned = tune_allocator()
     if resume:
-        explicit = {
-            name: value
-            for name, value in given.items()
-            if name not in ("device", "data", *_COMMAND_OPTIONS) or _explicit(context, name)
-        }
-        trainer = Trainer(None, out, resume=True, console=console)
-        _check_same(trainer.config, explicit)
+        trainer = resume_run(context, out, console, given, more)
     else:
         if not data:
             raise ConfigError("--data is missing", expected="the folder of a dataset, or a packed .h5 file")
-        trainer = Trainer(TrainConfig(**given), out, console=console)
+        trainer = Trainer(TrainConfig(**{**given, **more}), out, console=console)
     console.print(f"training in {escape(str(out))}" + (" [dim](allocator tuned)[/dim]" if tuned else ""))
     results = trainer.fit()
     console.print(results_table(results))
     show_files(console, trainer.folder)
-
-
-_COMMAND_OPTIONS = ("method", "backbone", "vfm", "hypergradient", "epochs", "crop", "batch_size", "seed")
-
-
-def _explicit(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
-def _check_same(config: Any, explicit: dict[str, Any]) -> None:
-    from ..errors import ConfigError
-
-    different = {name: value for name, value in explicit.items() if getattr(config, name) != value}
-    if different:
-        raise ConfigError(
-            "a resumed run keeps its configuration",
-            found=", ".join(f"{name}={value}" for name, value in different.items()),
-            expected=", ".join(f"{name}={getattr(config, name)}" for name in different),
-            fix="leave these options away, or start a new run in another --out",
-        )
 
 
 def _parse_settings(settings: list[str], config: Any) -> dict[str, Any]:

@@ -53,8 +53,8 @@ def test_help_names_every_command_without_loading_torch():
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    for command in ("demo", "train", "eval", "predict"):
-        assert command in done.stdout
+    for text in ("demo", "train", "eval", "predict", "130 stopped"):
+        assert text in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize("command", ["demo", "train"])
@@ -130,6 +130,11 @@ def test_a_resumed_run_keeps_its_configuration(istd, trained):
     assert code == 2
     assert "epochs=7" in text
     assert "epochs=2" in text
+    assert istd("train", "--resume", "--out", trained, "--set", "epochs=7")[0] == 2
+    code, text = istd("demo", "--resume", "--out", trained, "--crop", "48", "--batch-size", "4")
+    assert code == 2
+    assert "crop=48" in text
+    assert "batch_size" not in text
 
 
 def test_eval_reports_both_and_agrees_with_the_run(istd, trained, tmp_path):
@@ -157,6 +162,16 @@ def test_eval_writes_curves_tables_and_worst_cases_in_the_convention_asked_for(i
     assert written["tta"] is True
     assert 0.4 in written["curves"]["student"]["thresholds"]
     assert istd("eval", trained, "--convention", "magic")[0] == 2
+
+
+def test_eval_keeps_the_students_figures_when_the_teacher_cannot_be_had(istd, trained, tmp_path):
+    for vfm, message in (("random:test_vit2", "another frozen model"), ("random:magic", "magic")):
+        code, text = istd("eval", trained, "--vfm", vfm, "--out", tmp_path / "eval.json")
+        assert code == 1
+        assert message in text
+        assert set(json.loads((tmp_path / "eval.json").read_text())["metrics"]["test"]) == {"student"}
+    code, text = istd("eval", trained / "checkpoints" / "teacher.safetensors", "--vfm", "random:test_vit2")
+    assert code == 2, text
 
 
 def test_eval_refuses_another_backbone_and_unknown_splits(istd, trained):
@@ -223,7 +238,9 @@ def test_predict_cuts_tiles_takes_patterns_and_goes_on(istd, trained, tmp_path):
     code, text = istd("predict", trained, tmp_path / "in" / "*.png", *options, "--role", "teacher")
     assert code == 0, text
     assert "in 2 images;" in text
-    again = istd("predict", trained, tmp_path / "in", *options, "--role", "teacher", "--skip-existing")
+    # A weight file says itself whose it is.
+    weights = trained / "checkpoints" / "teacher.safetensors"
+    again = istd("predict", weights, tmp_path / "in", *options, "--skip-existing")
     assert again[0] == 0
     assert "2 were there already" in again[1]
     assert json.loads((tmp_path / "out" / "targets.coco.json").read_text())["images"][1]["id"] == 2
