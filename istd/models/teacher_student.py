@@ -165,7 +165,8 @@ def create_teacher_student(
     Args:
         backbone: one of `list_models()`.
         vfm: only its sizes are used; None for a teacher without a foundation model.
-        coupling, modulation: see `TeacherStudent`.
+        coupling: "shared" or "separate"; see `TeacherStudent`.
+        modulation: "head" or "cascade"; see `TeacherStudent`.
         hidden_dim: width of SCAM's MLP.
         scale: s; by default the backbone's (`MODULATION_SCALES`).
         **kwargs: passed to `create_model`.
