@@ -72,6 +72,7 @@ def evaluate_run(
     from ..engine import (
         RunFolder,
         Tiling,
+        as_in_run,
         choose_device,
         choose_role,
         load_detector,
@@ -110,8 +111,8 @@ def evaluate_run(
             continue
         if images is None:
             source = data or detector.header["config"]["data"]
-            dataset = packed(source)
-            images = load_split(dataset, split, device=where, require_points=False)
+            dataset = as_in_run(packed(source), detector.header)
+            images = load_split(dataset, split, require_points=False)
         with Bars(console, f"evaluating the {role}", len(images)) as bars:
             found[role] = examine(
                 partial(detector.logits, role=role),

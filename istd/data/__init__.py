@@ -15,6 +15,7 @@ from .packed import PackedDataset
 from .packing import pack
 from .pointfiles import read_point_image, read_points, write_point_image, write_points
 from .points import centroid_points, coarse_points, point_rng
+from .resplit import Resplit
 from .synthetic import (
     Scene,
     SceneSettings,
@@ -38,6 +39,7 @@ __all__ = [
     "PackedDataset",
     "Parts",
     "Record",
+    "Resplit",
     "Scene",
     "SceneSettings",
     "SyntheticDataset",

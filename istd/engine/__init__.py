@@ -1,10 +1,11 @@
 """Training, evaluation and prediction: the loop that joins data, models, labels and `bilevel`."""
 
 from .config import TrainConfig
-from .corpus import Corpus, cluster_images, load_corpus, packed
+from .corpus import Corpus, as_in_run, cluster_images, load_corpus
 from .detector import Detector, choose_role, load_detector
 from .evaluation import evaluate, probability_maps
 from .image_files import find_images
+from .pack_cache import packed
 from .prediction import Predictions, PredictOptions, predict_images
 from .run_folder import RunFolder, read_lines
 from .runtime import choose_device, tune_allocator, versions
@@ -21,6 +22,7 @@ __all__ = [
     "Tiling",
     "TrainConfig",
     "Trainer",
+    "as_in_run",
     "choose_device",
     "choose_role",
     "cluster_images",

@@ -57,6 +57,9 @@ class TrainConfig:
         evolve_loss: labels evolve only once the mean loss of an epoch was below it; 0 asks for nothing.
         label_meet, label_rise, label_decay, lock: see `istd.labels.EvolutionSettings`. With
             `lock="saturated"` labels are also rounded to 8 bits whenever they evolve, as in the reference.
+        mining: "bounded", or "reference", the rule of PAL's code (`istd.labels.REFERENCE_MINING`).
+        val_fraction, val_seed: which training images are held out where the data has no `val` split; the
+            same ones for every `seed`, so that runs over several seeds compare.
     """
 
     # What to train, on what.
@@ -111,12 +114,14 @@ class TrainConfig:
     evolve_start: float = _PRESET
     evolve_loss: float = _PRESET
     evolve_every: int | None = None
+    mining: Literal["bounded", "reference"] = "bounded"
     mine_until: float = 0.8
 
     # Selection and bookkeeping.
     selection: SelectionName = "auto"
     eval_every: int | None = None
     val_fraction: float = 0.2
+    val_seed: int = 0
     device: str = "auto"
     checkpoint_seconds: float = 300.0
 

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import warnings
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..clusters import Clusters, describe, fit_clusters
-from ..data import (
-    PACKED_VERSION,
-    Dataset,
-    DataWarning,
-    ImageSet,
-    PackedDataset,
-    load_names,
-    open_dataset,
-    pack,
-)
-from ..errors import DataError, WriteError
+from ..data import Dataset, ImageSet, Resplit, load_names
+from ..errors import DataError
 from .config import TrainConfig
+from .pack_cache import Progress, packed
 from .seeding import derive_seed
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, how much is done, how much there is)."""
 
 
 @dataclass
@@ -36,9 +22,9 @@ class Corpus:
     """What a run trains and selects on. The test split is only named here, not loaded.
 
     Attributes:
-        dataset: where images come from.
+        dataset: where images come from, in the splits that the run uses.
         train, val: the two splits in memory.
-        split_hash: of the names that are trained on, selected on and tested on; identifies the split.
+        split_hash: of the names that are trained on, selected on and tested on; see `Dataset.split_hash`.
         mean, std: of the training images, in [0, 1].
     """
 
@@ -53,30 +39,21 @@ class Corpus:
 def load_corpus(config: TrainConfig, device: torch.device, progress: Progress | None = None) -> Corpus:
     """Open, pack and load the data of `config`.
 
-    A dataset without a `val` split gives up `config.val_fraction` of its training images, chosen by the
-    seed, so that nothing is ever selected on the test split.
+    A dataset without a `val` split gives up a part of its training images; see `hold_out`.
 
     Raises:
         DataError: the data cannot be used, or holds too few training images.
     """
-    dataset = packed(config.data, progress)
-    train_names = list(dataset.splits.get("train", ()))
-    val_names = list(dataset.splits.get("val", ()))
-    if not val_names:
-        order = np.random.default_rng(derive_seed(config.seed, "val")).permutation(len(train_names))
-        count = max(1, round(config.val_fraction * len(train_names)))
-        held_out = {train_names[position] for position in order[:count]}
-        val_names = [name for name in train_names if name in held_out]
-        train_names = [name for name in train_names if name not in held_out]
-    if not train_names:
+    dataset = hold_out(packed(config.data, progress), config.val_fraction, config.val_seed)
+    if not dataset.splits["train"]:
+        held_out = len(dataset.splits["val"])
         raise DataError(
             "there are no training images",
             where=config.data,
-            found=f"{len(val_names)} images, all held out for validation" if val_names else None,
+            found=f"{held_out} images, all held out for validation" if held_out else None,
             expected="a train split, and less than all of it held out",
         )
-    train = load_names(dataset, train_names, device)
-    val = load_names(dataset, val_names, device)
+    train, val = (load_names(dataset, dataset.splits[name], device) for name in ("train", "val"))
     if not any(len(points) for points in train.points):
         raise DataError(
             "no training image has a point",
@@ -85,15 +62,39 @@ def load_corpus(config: TrainConfig, device: torch.device, progress: Progress | 
             expected="one point per target, at least one in the training split",
             fix="check the masks or the point file of the training split",
         )
-    return Corpus(dataset, train, val, _split_hash(dataset, train, val), *measure(train))
+    return Corpus(dataset, train, val, dataset.split_hash(), *measure(train))
 
 
-def _split_hash(dataset: Dataset, train: ImageSet, val: ImageSet) -> str:
-    """As `Dataset.split_hash`, of the splits as they are used: the same where `val` was not carved out."""
-    if train.names == dataset.splits["train"] and val.names == dataset.splits["val"]:
-        return dataset.split_hash()
-    used = "\n".join(("train", *train.names, "val", *val.names, "test", *dataset.splits["test"]))
-    return hashlib.sha256(used.encode()).hexdigest()
+def hold_out(dataset: Dataset, fraction: float, seed: int) -> Dataset:
+    """The dataset with a validation split: its own, or a part of its training images, at least one.
+
+    Nothing is ever selected on the test split. Which images are held out does not follow the seed of the run,
+    so that runs over several seeds train and choose on the same ones.
+    """
+    names = dataset.splits["train"]
+    if dataset.splits["val"] or not names:
+        return dataset
+    order = np.random.default_rng(derive_seed(seed, "val")).permutation(len(names))
+    held_out = {names[position] for position in order[: max(1, round(fraction * len(names)))]}
+    train = [name for name in names if name not in held_out]
+    val = [name for name in names if name in held_out]
+    return Resplit(dataset, {**dataset.splits, "train": train, "val": val})
+
+
+def as_in_run(dataset: Dataset, header: Mapping[str, Any]) -> Dataset:
+    """The dataset in the splits of the run behind a weight file, where it is what the run was trained on.
+
+    Of other data nothing was held out: it keeps its own splits.
+
+    Args:
+        dataset: the images.
+        header: of the detector (`Detector.header`); its values are not trusted.
+    """
+    fraction, seed = (header["config"].get(name) for name in ("val_fraction", "val_seed"))
+    if not isinstance(fraction, int | float) or not isinstance(seed, int) or not 0 <= fraction <= 1:
+        return dataset
+    used = hold_out(dataset, fraction, seed)
+    return used if used.split_hash() == header.get("split_hash") else dataset
 
 
 def measure(images: ImageSet) -> tuple[float, float]:
@@ -126,41 +127,3 @@ def _describe(images: ImageSet, progress: Progress | None) -> list[np.ndarray]:
         if progress is not None:
             progress("describing images", number + 1, len(images.names))
     return rows
-
-
-def packed(path: str | Path, progress: Progress | None = None) -> Dataset:
-    """The dataset at `path` in packed form: a packed file as it is, a folder packed once into the cache.
-
-    The cache lies in `$ISTD_CACHE`, else in `$XDG_CACHE_HOME/istd`, else in `~/.cache/istd`. A folder whose
-    splits, points or files have changed gets a new file; a damaged file is made again.
-    """
-    dataset = open_dataset(path)
-    key = None if isinstance(dataset, PackedDataset) else dataset.content_key()
-    if key is None:
-        return dataset
-    target = cache_dir() / f"{dataset.root.resolve().name}-{key[:16]}-{PACKED_VERSION}.h5"
-    if target.exists():
-        try:
-            return PackedDataset(target)
-        except DataError:
-            target.unlink()
-    report = None if progress is None else lambda done, total: progress("packing images", done, total)
-    try:
-        with warnings.catch_warnings():
-            # What had to be mended is said when the packed image is read, not twice.
-            warnings.simplefilter("ignore", DataWarning)
-            return pack(dataset, target, progress=report)
-    except WriteError as error:
-        raise WriteError(
-            "the packed images cannot be kept",
-            where=target,
-            found=error.found,
-            fix="set ISTD_CACHE to a folder that can be written",
-        ) from error
-
-
-def cache_dir() -> Path:
-    """Where packed datasets are kept between runs."""
-    if "ISTD_CACHE" in os.environ:
-        return Path(os.environ["ISTD_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "istd"

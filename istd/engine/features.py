@@ -14,7 +14,8 @@ from ..models import CacheReport, FrozenVFM, VFMCache
 from ..ragged import RaggedImages
 from .batches import Features
 from .config import TrainConfig
-from .corpus import Corpus, Progress, cache_dir
+from .corpus import Corpus
+from .pack_cache import Progress, cache_dir
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 
 from ..data import ImageSet
 from ..labels import (
+    REFERENCE_MINING,
     EvolutionSettings,
     LabelStore,
     MiningSettings,
@@ -24,8 +25,9 @@ from ..labels import (
 )
 from ..ragged import RaggedImages
 from .config import TrainConfig
-from .corpus import Corpus, Progress
+from .corpus import Corpus
 from .evaluation import LogitFunction, probability_maps
+from .pack_cache import Progress
 
 
 @dataclass
@@ -158,7 +160,8 @@ def _mine(
     waiting = np.flatnonzero(~state.pool).tolist()
     if not waiting or epoch > config.mine_until * config.epochs:
         return 0
-    settings = MiningSettings(stop=config.mine_until)
+    rule = REFERENCE_MINING if config.mining == "reference" else MiningSettings()
+    settings = replace(rule, stop=config.mine_until)
     bound = missed_bound(epoch, config.epochs, int(config.evolve_start * config.epochs), settings)
     report = None if progress is None else _titled(progress, "mining waiting images")
     mined = 0

@@ -88,20 +88,28 @@ def finish_run(run: TrainedRun) -> dict[str, Any]:
 
 def _score(run: TrainedRun, results: dict[str, Any], bars: Bars) -> None:
     """Add the metrics to `results` and write everything."""
-    test_names = run.corpus.dataset.splits.get("test", ())
-    shown = run.corpus.val
-    if test_names:
-        test = load_split(run.corpus.dataset, "test", device=run.device)
-        shown = test
-        if test.masks is not None:
-            results["metrics"]["test"] = score_roles(run, test, bars, run.folder.per_image)
-    if run.corpus.val.masks is not None:
-        results["metrics"]["val"] = score_roles(run, run.corpus.val, bars)
+    dataset = run.corpus.dataset
+    # On the host: the network takes one image at a time.
+    test = load_split(dataset, "test") if dataset.splits["test"] else None
+    for split, images, table in (("test", test, run.folder.per_image), ("val", run.corpus.val, None)):
+        if images is not None and images.masks is not None:
+            results["metrics"][split] = score_roles(run, images, bars, table)
+        else:
+            reason = results["not_evaluated"][split] = _why_not(dataset, split)
+            run.console.print(f"[yellow]no metrics on the {split} split:[/yellow] {reason}")
     write_json(run.folder.results, results)
     plot_curves(list(read_lines(run.folder.log)), run.folder.curves, title=title(results))
+    shown = run.corpus.val if test is None else test
     plot_overlays(make_overlays(run.detector, shown), run.folder.overlays)
     if run.labels is not None:
         plot_gallery(make_strips(run), run.folder.gallery)
+
+
+def _why_not(dataset: Dataset, split: str) -> str:
+    """Why there are no metrics: the split is empty, or so many of its images have no mask."""
+    names = dataset.splits[split]
+    lacking = sum(dataset.read(name).mask is None for name in names)
+    return f"{lacking} of {len(names)} images have no mask" if names else "it has no images"
 
 
 def title(results: dict[str, Any]) -> str:
@@ -117,6 +125,7 @@ def describe_run(run: TrainedRun) -> dict[str, Any]:
         "version": RESULTS_VERSION,
         "config": run.config.to_dict(),
         "metrics": {},
+        "not_evaluated": {},
         "convention": run.convention.to_dict(),
         "split_hash": run.corpus.split_hash,
         "images": {

@@ -122,7 +122,7 @@ def probability_maps_of(predict: LogitFunction, images: Sequence[Tensor], tiling
 
     Args:
         predict: the network.
-        images: on the network's device.
+        images: on any device; the maps lie there too.
         tiling: how.
     """
     maps = [torch.zeros(image.shape, device=image.device) for image in images]
@@ -162,8 +162,8 @@ def _batches(images: Sequence[Tensor], tiling: Tiling) -> Iterator[list[_Piece]]
 def _probabilities(predict: LogitFunction, pixels: Tensor, flips: bool) -> Tensor:
     """Probabilities [B, 1, H, W], averaged over the four mirror images if `flips`."""
     if not flips:
-        return torch.sigmoid(predict(pixels).float())
+        return torch.sigmoid(predict(pixels).float()).to(pixels.device)
     total = torch.zeros_like(pixels)
     for axes in ((), (-1,), (-2,), (-2, -1)):
-        total += torch.sigmoid(predict(pixels.flip(axes)).float()).flip(axes)
+        total += torch.sigmoid(predict(pixels.flip(axes)).float()).flip(axes).to(pixels.device)
     return total / 4

@@ -148,7 +148,7 @@ class Trainer:
         self.method: Method = self._method(model, self._cluster(bars))
         self.watch = LabelWatch(self.corpus)
         self.vfm_fingerprint = None if self.vfm is None else self.vfm.fingerprint
-        header = make_header(config, self.vfm, self.corpus.mean, self.corpus.std)
+        header = make_header(config, self.vfm, self.corpus.mean, self.corpus.std, self.corpus.split_hash)
         self.detector = Detector(model, self.vfm, header)
 
     def _begin(self) -> None:

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+
+
+@pytest.fixture(scope="module")
+def without_pictures() -> Iterator[None]:
+    """Runs draw nothing: pictures take most of the time of a tiny run."""
+    from istd.engine import results
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("plot_curves", "plot_overlays", "plot_gallery"):
+            patch.setattr(results, name, lambda *arguments, **options: None)
+        yield
 
 
 @pytest.fixture

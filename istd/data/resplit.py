@@ -1,0 +1,24 @@
+"""The images of a dataset in other splits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ._record import Record
+from .dataset import Dataset
+
+
+class Resplit(Dataset):
+    """The images of `dataset`, in `splits` instead of its own.
+
+    Raises:
+        DataError: a name occurs twice, or no split has a name.
+    """
+
+    def __init__(self, dataset: Dataset, splits: Mapping[str, Iterable[str]]) -> None:
+        super().__init__(dataset.root, dataset.layout, splits)
+        self.unannotated = dataset.unannotated
+        self._dataset = dataset
+
+    def _read(self, name: str) -> Record:
+        return self._dataset._read(name)
