@@ -54,6 +54,11 @@ def test_what_cannot_be_stored_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def write_tree(path, tree):
+    metadata = {"format": "1", "kind": "run", **({} if tree is None else {"tree": tree})}
+    save_file({"/a": torch.ones(1)}, str(path), metadata=metadata)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -61,6 +66,12 @@ def test_what_cannot_be_stored_is_refused(tmp_path):
         (lambda path: path.write_bytes(b"not a checkpoint"), "damaged"),
         (lambda path: save_file({"a": torch.ones(1)}, str(path)), "another program"),
         (lambda path: save_state(path, {}, kind="student"), "student"),
+        (lambda path: write_tree(path, None), "no state"),
+        (lambda path: write_tree(path, "[1, 2]"), "no state"),
+        (lambda path: write_tree(path, '{"a": {"__tensor__": "/b"}}'), "/b"),
+        (lambda path: write_tree(path, '{"a": {"__pairs__": [[[], 1]]}}'), "does not fit"),
+        (lambda path: write_tree(path, '{"a": {"__pairs__": 3}}'), "does not fit"),
+        (lambda path: write_tree(path, "[" * 100_000), "damaged"),
     ],
 )
 def test_other_files_are_named(tmp_path, make, message):
