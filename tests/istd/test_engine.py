@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,6 +20,7 @@ from istd.engine import (
     evaluate,
     label_watch,
     load_corpus,
+    pack_cache,
     packed,
     read_lines,
 )
@@ -62,15 +65,34 @@ def test_a_folder_is_packed_once_and_again_when_it_changes(tmp_path):
     first = packed(root)
     files = list((tmp_path / "cache").glob("*.h5"))
     assert len(files) == 1
-    stamp = files[0].stat().st_mtime_ns
+    made = files[0].stat().st_ino
     assert packed(root).splits == first.splits
-    assert files[0].stat().st_mtime_ns == stamp
+    assert files[0].stat().st_ino == made
 
     name = first.splits["train"][0]
     changed = first.read(name).image
     changed = 255 - changed
     cv2.imwrite(str(root / "images" / f"{name}.png"), changed)
     assert np.array_equal(packed(root).read(name).image, changed)
+    assert len(list((tmp_path / "cache").glob("*.h5"))) == 1, "the new file replaces the old one"
+
+
+def test_packed_folders_are_bounded_and_others_files_stay(tmp_path, monkeypatch):
+    roots = [write_folder(tmp_path / name / "data", size=32) for name in "abc"]
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    foreign = [cache / "mine.h5", cache / "data-1.h5"]
+    for path in foreign:
+        path.write_bytes(bytes(100))
+    files = [Path(packed(root).root) for root in roots[:2]]
+    size = files[0].stat().st_size
+    os.utime(files[1], (1000, 1000))
+    packed(roots[1])  # used now: the other one is older
+    os.utime(files[0], (2000, 2000))
+    monkeypatch.setattr(pack_cache, "MAX_BYTES", int(2.5 * size))
+    third = Path(packed(roots[2]).root)
+    assert [path.exists() for path in (*files, third)] == [False, True, True]
+    assert all(path.exists() for path in foreign)
 
 
 def test_the_cache_ignores_other_files_and_mends_itself(tmp_path):
@@ -97,16 +119,18 @@ def test_the_corpus_holds_train_and_val_but_not_test(tmp_path):
     assert corpus.std == pytest.approx(np.mean([image.std() for image in images]))
 
 
-def test_without_a_val_split_training_images_are_held_out_by_the_seed(tmp_path):
+def test_without_a_val_split_the_same_training_images_are_held_out_for_every_seed(tmp_path):
     path = tmp_path / "synthetic.h5"
     pack(SyntheticDataset(num_train=10, num_val=0, num_test=2, size=(40, 40), seed=1), path)
     first = load_corpus(TrainConfig(data=str(path), seed=0), CPU)
-    again = load_corpus(TrainConfig(data=str(path), seed=0), CPU)
-    other = load_corpus(TrainConfig(data=str(path), seed=1), CPU)
+    again = load_corpus(TrainConfig(data=str(path), seed=1), CPU)
+    other = load_corpus(TrainConfig(data=str(path), val_seed=1), CPU)
     assert len(first.val) == 2
     assert set(first.train.names).isdisjoint(first.val.names)
-    assert first.val.names == again.val.names
+    assert first.dataset.splits["test"] == packed(path).splits["test"]
+    assert (first.val.names, first.split_hash) == (again.val.names, again.split_hash)
     assert first.val.names != other.val.names
+    assert first.split_hash != other.split_hash != packed(path).split_hash()
 
 
 def test_training_images_without_a_single_point_are_refused(tmp_path):
@@ -188,7 +212,7 @@ def test_presets_are_the_papers_and_can_be_overridden():
     published = {
         "full": (300, "adamw", 1e-3, 1e-2, "bce-iou", "contrast", 0.2, 0.0, 0.97),
         "lesps": (400, "adam", 5e-4, 0.0, "focal", "points", 0.0, 10.0, 1.0),
-        "pal": (300, "adamw", 1e-3, 1e-2, "hard-bce", "contrast", 0.2, 0.0, 0.97),
+        "pal": (400, "adamw", 1e-3, 1e-2, "hard-bce", "contrast", 0.2, 0.0, 0.97),
         "semantic-prior": (300, "adamw", 1e-3, 1e-2, "bce-iou", "contrast", 0.2, 0.0, 0.97),
     }
     names = ["epochs", "optimizer", "lr", "weight_decay", "loss", "label_init"]
@@ -252,6 +276,19 @@ def test_labels_are_measured_again_only_when_they_have_changed(tmp_path, monkeyp
     update_labels(state, corpus, config, 70, lambda image: image * 0 - 20.0)
     watch.record(state)
     assert len(measured) == 4
+
+
+@pytest.mark.parametrize(("rule", "mined"), [("bounded", 0), ("reference", 1)])
+def test_the_rule_of_mining_can_be_chosen(tmp_path, rule, mined):
+    """At the end of mining the public code admits an image even where nothing is predicted."""
+    config = TrainConfig(data=str(write_folder(tmp_path / "data")), method="pal", epochs=100, mining=rule)
+    corpus = load_corpus(config, CPU)
+    state = start_labels(tmp_path / "labels.h5", corpus, config, CPU)
+    state.pool[0] = False
+    assert len(corpus.train.points[0])
+    changed = update_labels(state, corpus, config, 79, lambda image: image * 0 - 20.0)
+    assert changed["mined"] == mined
+    assert state.pool[0] == bool(mined)
 
 
 def test_saturated_labels_are_kept_as_eight_bits_keep_them(tmp_path):
