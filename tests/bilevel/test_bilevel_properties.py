@@ -14,7 +14,7 @@ import pytest
 import torch
 from bilevel_random import ask, close, examples, flat, identical, methods, same, worlds
 from bilevel_worlds import Built, World, build
-from hypothesis import assume, event, given
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -68,29 +68,35 @@ def slope_of_real_training(world: World, built: Built, direction: dict[str, Tens
     return (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * width)
 
 
-@examples(30)
-@given(world=worlds(smooth=True))
-def test_equals_central_differences_of_real_training(world: World) -> None:
-    built = build(world)
-    found = ask(built, Unrolled(world.steps))
-    live = zoo.live_outer_loss(
-        built.plain,
-        built.optimizer,
-        {name: torch.zeros_like(one) for name, one in found.items()},
-        world.steps,
-        seed=1,
-    )
-    assert float(found.outer_loss) == pytest.approx(live, rel=1e-11)
-    size = float(found.norm())
-    direction = {name: torch.randn_like(one) / flat(found).numel() ** 0.5 for name, one in found.items()}
-    if size > 0:
-        direction = {name: one + found[name] / size for name, one in direction.items()}
-    along = float(flat(found) @ flat(direction))
-    one, half = (slope_of_real_training(world, built, direction, width) for width in (2e-4, 1e-4))
-    # Differences across a kink (amsgrad's max, a rectifier of MetaWeightNet) say nothing.
-    assume(abs(one - half) < 1e-7 * size + 1e-10)
-    event("seen by differences")
-    assert abs(along - half) <= 1e-6 * size + 1e-10
+def test_equals_central_differences_of_real_training() -> None:
+    clear: list[bool] = []
+
+    @examples(30)
+    @given(world=worlds(smooth=True))
+    def agree(world: World) -> None:
+        built = build(world)
+        found = ask(built, Unrolled(world.steps))
+        live = zoo.live_outer_loss(
+            built.plain,
+            built.optimizer,
+            {name: torch.zeros_like(one) for name, one in found.items()},
+            world.steps,
+            seed=1,
+        )
+        assert float(found.outer_loss) == pytest.approx(live, rel=1e-11)
+        size = float(found.norm())
+        direction = {name: torch.randn_like(one) / flat(found).numel() ** 0.5 for name, one in found.items()}
+        if size > 0:
+            direction = {name: one + found[name] / size for name, one in direction.items()}
+        along = float(flat(found) @ flat(direction))
+        one, half = (slope_of_real_training(world, built, direction, width) for width in (2e-4, 1e-4))
+        # Differences across a kink (amsgrad's max, a rectifier of MetaWeightNet) say nothing.
+        clear.append(abs(one - half) < 1e-7 * size + 1e-10)
+        if clear[-1]:
+            assert abs(along - half) <= 1e-6 * size + 1e-10
+
+    agree()
+    assert sum(clear) >= 2 / 3 * len(clear), f"differences saw {sum(clear)} of {len(clear)} worlds"
 
 
 def live_state(built: Built) -> Any:
