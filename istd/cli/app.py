@@ -1,8 +1,8 @@
 """`istd`: one command with subcommands, one file each. Heavy imports happen inside the commands.
 
 What exists already: commands that make data or runs refuse to replace it (`points` and `pack` replace it with
---force, `train` goes on with --resume, `demo` replaces its own earlier folder); answers, reports, pictures and
-exported files are overwritten (`predict`, `eval`, `report`, `labels`, `export`).
+--force, `train` goes on with --resume, `demo` replaces its own earlier folder); answers, reports, pictures
+and exported files are overwritten (`predict`, `eval`, `report`, `labels`, `export`).
 """
 
 from __future__ import annotations
