@@ -228,7 +228,8 @@ _TEACHER_HEADER = {**_STUDENT_HEADER, "vfm": str | None, "vfm_fingerprint": str 
 def _read_weights(path: Path, role: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and weights of a file that anybody may have written. Raises `CheckpointError`."""
     state = load_state(path, kind=role, device="cpu")
-    header, weights = state.get("header"), state.get("weights")
+    header: Any = state.get("header")
+    weights: Any = state.get("weights")
     needed = _STUDENT_HEADER if role == "student" else _TEACHER_HEADER
     if not isinstance(header, dict):
         wrong = ["header"]
