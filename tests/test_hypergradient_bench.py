@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 from hypergradient import driver, rows
 from hypergradient.cli import main
-from hypergradient.memory import LiveTensors
 from hypergradient.methods import METHODS
 from hypergradient.peers import Method
 from hypergradient.report import load_warning
@@ -129,31 +127,6 @@ def test_a_failure_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     content = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert [row["status"] for row in content] == ["ok", "failed", "ok"]
     assert content[1]["reason"] == "RuntimeError: no"
-
-
-def test_live_tensors_counts_each_storage_once_until_it_is_freed() -> None:
-    old = torch.zeros(1000)
-    with LiveTensors() as live:
-        a = old + 1
-        a.view(10, 100).t()
-        old.add_(1)
-        assert live.now == live.peak == 4000
-        b = a * 2
-        del a
-        assert (live.now, live.peak) == (4000, 8000)
-        b.sum()
-        assert live.peak == 8000
-        del b
-        assert live.now == 0
-
-
-def test_live_tensors_sees_what_a_graph_keeps() -> None:
-    x = torch.zeros(1000, requires_grad=True)
-    with LiveTensors() as live:
-        y = x.exp().exp().exp()
-        assert live.now == 12000
-        y.detach_()
-        assert live.now == 4000
 
 
 def test_ratios_and_errors() -> None:

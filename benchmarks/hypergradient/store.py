@@ -18,7 +18,7 @@ class Cell:
     Attributes:
         status: "ok", "skipped" (it cannot run here) or "failed".
         reason: why it is not "ok".
-        tensor_bytes: peak live tensor memory, see `memory.LiveTensors`.
+        tensor_bytes: peak live tensor memory, see `bilevel.diagnostics._memory.LiveTensors`.
         resident_bytes: peak resident memory of a process that computed one hypergradient.
         resident_before_bytes: the same process just before it.
         trajectory_bytes: what T − 1 copies of the inner parameters take, for comparison.

@@ -15,7 +15,9 @@ from typing import Any, TypeAlias
 
 import torch
 
-from .memory import LiveTensors, ResidentPeak, limit_memory
+from bilevel.diagnostics._memory import LiveTensors
+
+from .memory import ResidentPeak, limit_memory
 from .methods import METHODS
 from .peers import Answer, Run
 from .tasks import Task, UnavailableError, build

@@ -22,14 +22,15 @@ class LiveTensors(TorchDispatchMode):
     not at all. Scratch space inside a single operator is not seen.
 
     Attributes:
-        peak: the largest number of bytes alive at once.
+        now: bytes alive.
+        peak: the most that `now` was.
     """
 
     def __init__(self, known: Sequence[Tensor] = ()) -> None:
         super().__init__()
+        self.now = 0
         self.peak = 0
         self._alive: dict[int, tuple[weakref.ref[Any], int]] = {}
-        self._total = 0
         self._known = [tensor.untyped_storage() for tensor in known]  # held, so that their ids stay theirs
         self._known_ids = {id(storage) for storage in self._known}
 
@@ -47,17 +48,17 @@ class LiveTensors(TorchDispatchMode):
     def _see(self, storage: Any, given: set[int]) -> None:
         key = id(storage)
         # A view or an in-place result lives in a storage that was counted when it came to be, or is older.
-        if key in self._alive or key in self._known_ids or key in given:
+        if key in self._known_ids or (key in given and key not in self._alive):
             return
-        size = storage.nbytes()
 
         def gone(_: object) -> None:
-            if self._alive.pop(key, None) is not None:
-                self._total -= size
+            self.now -= self._alive.pop(key)[1]
 
-        self._alive[key] = (weakref.ref(storage, gone), size)
-        self._total += size
-        self.peak = max(self.peak, self._total)
+        reference, before = self._alive.get(key) or (weakref.ref(storage, gone), 0)
+        size = storage.nbytes()  # a storage can be resized
+        self._alive[key] = (reference, size)
+        self.now += size - before
+        self.peak = max(self.peak, self.now)
 
 
 def _on_cpu(value: object) -> bool:

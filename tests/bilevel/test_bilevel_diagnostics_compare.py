@@ -73,6 +73,31 @@ def test_linear_solves_are_reported_and_do_not_warn(recwarn: pytest.WarningsReco
     assert "live CPU tensors" in text
 
 
+def test_live_tensors_counts_each_storage_once_until_it_is_freed() -> None:
+    old = torch.zeros(1000)
+    with LiveTensors() as live:
+        a = old + 1
+        a.view(10, 100).t()
+        old.add_(1)
+        assert live.now == live.peak == 4000
+        b = a * 2
+        del a
+        assert (live.now, live.peak) == (4000, 8000)
+        b.sum()
+        assert live.peak == 8000
+        del b
+        assert live.now == 0
+
+
+def test_live_tensors_sees_what_a_graph_keeps() -> None:
+    x = torch.zeros(1000, requires_grad=True)
+    with LiveTensors() as live:
+        y = x.exp().exp().exp()
+        assert live.now == 12000
+        y.detach_()
+        assert live.now == 4000
+
+
 def test_live_bytes_are_counted_and_released() -> None:
     with LiveTensors() as mode:
         a = torch.zeros(1000)  # 4000 bytes
@@ -86,6 +111,12 @@ def test_live_bytes_are_counted_and_released() -> None:
         del d
     assert mode.peak == 6000 + 12000
     del e
+    with LiveTensors() as mode:
+        f = torch.zeros(100)
+        f.resize_(1000)
+        del f
+        torch.zeros(900)  # less than what was just freed
+    assert mode.peak == 4000
     known = torch.zeros(500)
     with LiveTensors([known]) as mode:
         known.t()
