@@ -119,6 +119,9 @@ def test_an_accurate_linear_solve_stalls_at_the_inner_residual_which_is_reported
         assert all(one.linear_solves[0].residual < 1e-12 for one in found)
         errors.append(zoo.relative_error(found[0], exact))
         residuals.append(float(found[0].inner_gradient_norm))
+        loss = case.inner_loss(case.inner, case.outer, case.train[0])
+        gradient = torch.autograd.grad(loss, list(case.inner.parameters()))
+        assert residuals[-1] == pytest.approx(float(torch.cat([g.flatten() for g in gradient]).norm()))
     for small, large in ((1, 0), (2, 1)):
         assert residuals[small] == pytest.approx(residuals[large] / 2, rel=1e-6)
         assert errors[small] == pytest.approx(errors[large] / 2, rel=0.05)
