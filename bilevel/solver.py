@@ -86,7 +86,9 @@ class Solver:
         process_group: average losses, gradients and hypergradients over these processes: `"auto"` is the
             default group if torch.distributed was initialised before; None is this process alone. All
             processes then start from the parameters of the first. Batches are each process's own part; equal
-            parts of a mean loss give what one process computes on the joined batch.
+            parts of a mean loss give what one process computes on the joined batch. Weights normalised over
+            the batch, as `ClusterWeights` and `ClassWeights` do by default, are so over the process's part;
+            `normalize="none"` with a sigmoid or softplus has no such part.
         callbacks: called as `callback(solver, info)` after each `step`, such as `bilevel.logging.LogTo`.
 
     Raises:
