@@ -323,8 +323,8 @@ CRASHES = [
     ("pal", {}, "LabelStore.commit", 2),
     ("lesps", {"evolve_loss": 1e9}, "JsonLines.append", 2),
     ("semantic-prior", {"hypergradient": "unrolled"}, "Detector.save_student", 1),
-    ("semantic-prior", {"hypergradient": "implicit"}, "save_state", 3),
-    ("semantic-prior", {"hypergradient": "reference", "lock": "saturated"}, "save_state", 3),
+    ("semantic-prior", {"hypergradient": "implicit"}, "save_run_state", 3),
+    ("semantic-prior", {"hypergradient": "reference", "lock": "saturated"}, "save_run_state", 3),
     ("semantic-prior", {"vfm_cache": "full-image", "hypergradient": "off"}, "LabelStore.commit", 1),
 ]
 
