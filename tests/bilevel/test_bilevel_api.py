@@ -144,7 +144,12 @@ def test_signatures() -> None:
     assert arguments(bilevel.ClassWeights) == ["num_classes", "parameterization", "normalize", "init"]
     assert arguments(bilevel.MetaWeightNet) == ["hidden", "detach", "normalize"]
     assert arguments(bilevel.SoftLabels) == ["labels", "num_classes", "confidence"]
-    assert arguments(bilevel.OnlineReweighting) == ["sample_loss", "outer_loss", "model"]
+    assert arguments(bilevel.OnlineReweighting) == [
+        "sample_loss",
+        "outer_loss",
+        "model",
+        "process_group",
+    ]
     assert arguments(bilevel.SampleWeights) == ["num_samples", "parameterization", "normalize", "init"]
 
 

@@ -158,7 +158,7 @@ def test_gray_masks_are_refused_and_the_values_named(tmp_path: Path, array: np.n
     with pytest.raises(DataError, match=found) as caught:
         read_mask(path)
     assert "soft.png" in str(caught.value)
-    assert "mask_threshold" in str(caught.value)
+    assert "--mask-threshold" in str(caught.value)
 
 
 def test_soft_edges_are_cut_where_the_caller_says(tmp_path: Path) -> None:
