@@ -19,6 +19,25 @@ def init_kaiming(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+def pointwise_head(chs: int) -> nn.Sequential:
+    """Two 1×1 convolutions from `chs` channels to one logit: ALCL-Net and GGL-Net."""
+    head = nn.Sequential(nn.Conv2d(chs, chs, 1), nn.ReLU(inplace=True), nn.Conv2d(chs, 1, 1))
+    return head.apply(init_kaiming)
+
+
+def fuse_upwards(fusions: nn.ModuleList, levels: Sequence[Tensor]) -> Tensor:
+    """Take the coarsest map up through every finer one: ALCL-Net and GGL-Net.
+
+    Args:
+        fusions: one for each pair of neighbours, finest first, each called with (coarser, finer).
+        levels: the maps, finest first.
+    """
+    fused = levels[-1]
+    for fusion, level in zip(reversed(fusions), reversed(levels[:-1]), strict=True):
+        fused = fusion(fused, level)
+    return fused
+
+
 def init_xavier(module: nn.Module) -> None:
     """Glorot normal weights, biases as they are: DNANet and RepISD-Net (for `module.apply`)."""
     if isinstance(module, nn.Conv2d):

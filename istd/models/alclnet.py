@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ._blocks import ResidualEncoder, init_kaiming
+from ._blocks import ResidualEncoder, fuse_upwards, init_kaiming, pointwise_head
 from .backbone import Backbone, FeatureInfo, Modulate
 from .registry import register_model
 
@@ -72,11 +72,7 @@ class ALCLNet(Backbone):
         self.encoder = ResidualEncoder(in_chans, _CHANNELS)
         self.contrast = nn.ModuleList(LocalContrast(chs) for chs in _CHANNELS)
         self.attention = nn.ModuleList(BilinearAttention(high, low) for low, high in pairwise(_CHANNELS))
-        finest = _CHANNELS[0]
-        self.head = nn.Sequential(
-            nn.Conv2d(finest, finest, 1), nn.ReLU(inplace=True), nn.Conv2d(finest, 1, 1)
-        )
-        self.head.apply(init_kaiming)
+        self.head = pointwise_head(_CHANNELS[0])
         if prior is not None:
             self.set_prior(prior)
 
@@ -87,14 +83,7 @@ class ALCLNet(Backbone):
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """Five stage maps → logits [B, 1, H, W]."""
         levels = [contrast(feature) for contrast, feature in zip(self.contrast, features, strict=True)]
-        fused = levels.pop()
-        for attention, level in zip(reversed(self.attention), reversed(levels), strict=True):
-            fused = attention(fused, level)
-        return self.head(fused)
-
-    def final_layers(self) -> list[nn.Conv2d]:
-        """The 1×1 convolution that ends the head."""
-        return [layer for layer in self.head[-1:] if isinstance(layer, nn.Conv2d)]
+        return self.head(fuse_upwards(self.attention, levels))
 
 
 @register_model

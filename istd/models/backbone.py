@@ -88,9 +88,10 @@ class Backbone(nn.Module, ABC):
     def decode(self, features: Sequence[Tensor]) -> Output:
         """Stage maps → logits at the resolution of the (padded) image."""
 
-    @abstractmethod
     def final_layers(self) -> list[nn.Conv2d]:
-        """The layers that produce logits; `set_prior` sets their bias."""
+        """The layers that produce logits, whose bias `set_prior` sets: by default what ends `self.head`."""
+        last = list(self.get_submodule("head").children())[-1:]
+        return [layer for layer in last if isinstance(layer, nn.Conv2d)]
 
     def set_prior(self, probability: float) -> None:
         """Start from predicting `probability` at every pixel (Lin et al., ICCV 2017, section 4.1).

@@ -18,7 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._blocks import ChannelAttention, DownBlock, ResidualBlock, conv_bn, init_kaiming
+from ._blocks import (
+    ChannelAttention,
+    DownBlock,
+    ResidualBlock,
+    conv_bn,
+    fuse_upwards,
+    init_kaiming,
+    pointwise_head,
+)
 from .alclnet import LocalContrast
 from .backbone import Backbone, FeatureInfo, Modulate
 from .registry import register_model
@@ -182,11 +190,7 @@ class GGLNet(Backbone):
         self.encoder = GradientEncoder(in_chans, _CHANNELS)
         self.contrast = nn.ModuleList(LocalContrast(chs) for chs in _CHANNELS)
         self.guidance = nn.ModuleList(TwoWayGuidance(high, low) for low, high in pairwise(_CHANNELS))
-        finest = _CHANNELS[0]
-        self.head = nn.Sequential(
-            nn.Conv2d(finest, finest, 1), nn.ReLU(inplace=True), nn.Conv2d(finest, 1, 1)
-        )
-        self.head.apply(init_kaiming)
+        self.head = pointwise_head(_CHANNELS[0])
         if prior is not None:
             self.set_prior(prior)
 
@@ -197,14 +201,7 @@ class GGLNet(Backbone):
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """Five stage maps → logits [B, 1, H, W]."""
         levels = [contrast(feature) for contrast, feature in zip(self.contrast, features, strict=True)]
-        fused = levels.pop()
-        for guidance, level in zip(reversed(self.guidance), reversed(levels), strict=True):
-            fused = guidance(fused, level)
-        return self.head(fused)
-
-    def final_layers(self) -> list[nn.Conv2d]:
-        """The 1×1 convolution that ends the head."""
-        return [layer for layer in self.head[-1:] if isinstance(layer, nn.Conv2d)]
+        return self.head(fuse_upwards(self.guidance, levels))
 
 
 @register_model

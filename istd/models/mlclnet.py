@@ -92,10 +92,6 @@ class MLCLNet(Backbone):
             fused = F.interpolate(fused, scale_factor=2, mode="bilinear", align_corners=True) + levels.pop()
         return self.head(fused)
 
-    def final_layers(self) -> list[nn.Conv2d]:
-        """The 1×1 convolution that ends the head."""
-        return [layer for layer in self.head[-1:] if isinstance(layer, nn.Conv2d)]
-
 
 @register_model
 def mlclnet(in_chans: int = 3, **kwargs: Any) -> MLCLNet:

@@ -234,10 +234,6 @@ class RepISDNet(Backbone):
             x = block(torch.cat([skip, resize(x, skip)], dim=1))
         return self.head(self.pyramid(x))
 
-    def final_layers(self) -> list[nn.Conv2d]:
-        """The 1×1 convolution that ends the head."""
-        return [layer for layer in self.head[-1:] if isinstance(layer, nn.Conv2d)]
-
     def fuse(self) -> RepISDNet:
         """A deployed copy, in evaluation mode: every edge compensation block is one convolution.
 
