@@ -101,10 +101,19 @@ def initialize_contrast(
     return InitialLabels(mask, succeeded)
 
 
-def _contrast_region(
+@dataclass(frozen=True)
+class LocalContrast:
+    """Peak and background around a point, in gray levels, and where in the window the peak is, (y, x)."""
+
+    peak: float
+    background: float
+    peak_at: tuple[int, int]
+
+
+def local_contrast(
     window: npt.NDArray[np.float32], y: int, x: int, settings: ContrastSettings
-) -> BoolArray | None:
-    """The region at (y, x), or None where there is no contrast or no boundary inside the window."""
+) -> LocalContrast | None:
+    """The contrast at (y, x) of a window [h, w]; None where there is less than `min_contrast`, or none."""
     top, left = max(y - settings.peak_radius, 0), max(x - settings.peak_radius, 0)
     near = window[top : y + settings.peak_radius + 1, left : x + settings.peak_radius + 1]
     at = np.unravel_index(int(near.argmax()), near.shape)
@@ -113,23 +122,34 @@ def _contrast_region(
     background = float(np.percentile(window, settings.percentile))
     if peak <= background or peak - background < settings.min_contrast:
         return None
+    return LocalContrast(peak, background, peak_at)
+
+
+def _contrast_region(
+    window: npt.NDArray[np.float32], y: int, x: int, settings: ContrastSettings
+) -> BoolArray | None:
+    """The region at (y, x), or None where there is no contrast or no boundary inside the window."""
+    found = local_contrast(window, y, x, settings)
+    if found is None:
+        return None
+    peak, background, peak_at = found.peak, found.background, found.peak_at
     fraction = settings.fraction
     for _ in range(settings.retries + 1):
         threshold = background + fraction * (peak - background)
-        region = _region_above(window, threshold, (y, x), peak_at, settings.connectivity)
+        region = region_above(window, threshold, (y, x), peak_at, settings.connectivity)
         if settings.noise_floor > 0.0:
             floor = _noise_floor(window[~region], settings.noise_floor)
             if floor >= peak:
                 return None
             if floor > threshold:
-                region = _region_above(window, floor, (y, x), peak_at, settings.connectivity)
+                region = region_above(window, floor, (y, x), peak_at, settings.connectivity)
         if region.mean() <= settings.max_share:
             return region
         fraction = (1.0 + fraction) / 2.0
     return None
 
 
-def _region_above(
+def region_above(
     window: npt.NDArray[np.float32],
     threshold: float,
     point: tuple[int, int],
