@@ -13,6 +13,7 @@ from .calibrate import Calibration, calibrate
 from .canny import CannySettings
 from .contrast import ContrastSettings
 from .evolution import EvolutionSettings, evolve, from_uint8, kept_regions, to_uint8
+from .levels import LevelsSettings
 from .mining import (
     REFERENCE_MINING,
     Agreement,
@@ -35,6 +36,7 @@ __all__ = [
     "EvolutionSettings",
     "InitialLabels",
     "LabelStore",
+    "LevelsSettings",
     "MiningSettings",
     "PointSettings",
     "Version",
