@@ -17,10 +17,11 @@ MethodName = Literal["full", "lesps", "pal", "semantic-prior"]
 HypergradientName = Literal["off", "gauss-newton", "unrolled", "implicit", "reference"]
 CouplingName = Literal["shared", "separate"]
 ModulationName = Literal["head", "cascade"]
-InitName = Literal["contrast", "canny", "points"]
+InitName = Literal["levels", "contrast", "canny", "points"]
 LossName = Literal["bce", "bce-iou", "hard-bce", "focal"]
 SelectionName = Literal["auto", "val-masks", "val-labels", "last"]
 LockName = Literal["points", "saturated"]
+PrecisionName = Literal["float32", "bfloat16"]
 
 _PRESET: Any = None
 """The default of a field whose value is the method's own (`presets.py`); a configuration never keeps it."""
@@ -36,6 +37,7 @@ _FRACTIONS = (
     "contrast_fraction",
     "label_decay",
     "lr_factor",
+    "ema",
 )
 
 
@@ -52,7 +54,16 @@ class TrainConfig:
             on the disk in at most `vfm_cache_gb` GiB: faster, and an approximation (`features.py`).
         lr_milestones: fractions of the run after which `lr_schedule="step"` multiplies by `lr_factor`.
         augment_warp: rotate, shift and scale crops too, which blurs labels; the focal loss counts exact ones.
+        ema: decay of the moving average of the weights, which is what evolves labels, is validated and is
+            kept (`averaging.py`); 0 keeps the weights as they are.
+        precision: of the networks in inner steps, label evolution and validation. "bfloat16" is autocast;
+            weights, losses, hypergradients and the final evaluation stay in float32.
         deep_supervision: how losses of several heads are joined; "auto" is the backbone's own way.
+        contrast_fraction: where `label_init` "levels" and "contrast" expect a target's boundary; None is their
+            own default. With `trusted_masks` it is the prior of the calibration.
+        trusted_masks: how many training images, drawn by `val_seed`, may show their masks: these calibrate the
+            start of the other labels, and are the labels of their images, for good. 0: masks train nothing
+            but `method="full"`.
         evolve_start: fraction of the run before which labels stay as they are.
         evolve_loss: labels evolve only once the mean loss of an epoch was below it; 0 asks for nothing.
         label_meet, label_rise, label_decay, lock: see `istd.labels.EvolutionSettings`. With
@@ -90,6 +101,8 @@ class TrainConfig:
     deep_supervision: Literal["auto", "mean", "sum"] = "auto"
     target_fraction: float = 0.5
     prior: float | None = 0.01
+    ema: float = _PRESET
+    precision: PrecisionName = "float32"
     augment: bool = True
     augment_warp: bool = _PRESET
 
@@ -106,7 +119,8 @@ class TrainConfig:
 
     # Labels.
     label_init: InitName = _PRESET
-    contrast_fraction: float = 0.3
+    contrast_fraction: float | None = None
+    trusted_masks: int = 0
     lock: LockName = "points"
     label_decay: float = _PRESET
     label_meet: Literal["core", "label"] = _PRESET
@@ -162,9 +176,10 @@ class TrainConfig:
                     expected=f"at least {low}",
                 )
         for name in _FRACTIONS:
-            if not 0.0 <= getattr(self, name) <= 1.0:
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value <= 1.0:
                 raise ConfigError(
-                    f"--{name.replace('_', '-')} is a fraction", found=getattr(self, name), expected="0 to 1"
+                    f"--{name.replace('_', '-')} is a fraction", found=value, expected="0 to 1"
                 )
         if self.batch_size < 2 and self.method == "semantic-prior":
             raise ConfigError(

@@ -56,6 +56,14 @@ def build_model(config: TrainConfig, vfm: FrozenVFM | None, mean: float, std: fl
     )
 
 
+def to_fast_layout(model: nn.Module) -> nn.Module:
+    """The network itself, in the memory layout in which convolutions of these shapes are fastest.
+
+    About a third faster than the default on two CPU cores (measured).
+    """
+    return model.to(memory_format=torch.channels_last)
+
+
 class Detector:
     """A network with what it needs to take a gray image.
 
@@ -66,8 +74,7 @@ class Detector:
     """
 
     def __init__(self, model: nn.Module, vfm: FrozenVFM | None, header: dict[str, Any]) -> None:
-        # Convolutions of these shapes run about a third faster this way (measured on two CPU cores).
-        self.model = model.to(memory_format=torch.channels_last)
+        self.model = to_fast_layout(model)
         self.vfm = vfm
         self.header = header
 

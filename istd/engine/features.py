@@ -16,6 +16,7 @@ from .batches import Features
 from .config import TrainConfig
 from .corpus import Corpus
 from .pack_cache import Progress, cache_dir
+from .runtime import autocast
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def open_features(
         ConfigError: crops that the cache cannot cut; ModelError, WriteError: the cache cannot be filled.
     """
     if vfm is None or config.vfm_cache == "off":
-        live = live_features(vfm)
+        live = live_features(vfm, config.precision)
         return FeatureSource(live, live)
     patch = vfm.patch_size[0]
     if vfm.patch_size != (patch, patch) or config.crop % patch:
@@ -63,9 +64,16 @@ def open_features(
     return FeatureSource(train, val, patch, report)
 
 
-def live_features(vfm: FrozenVFM | None) -> Features:
+def live_features(vfm: FrozenVFM | None, precision: str = "float32") -> Features:
     """The frozen model run on the crops themselves, as they are after augmentation."""
-    return lambda batch: None if vfm is None else vfm(batch.image)
+
+    def features(batch: Batch) -> Tensor | None:
+        if vfm is None:
+            return None
+        with autocast(precision, batch.image.device):
+            return vfm(batch.image)
+
+    return features
 
 
 class CachedFeatures:

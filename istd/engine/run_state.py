@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import CheckpointError
 from .state_file import load_state, save_state
 
-LAYOUT = 2
+LAYOUT = 3
 """Which parts the state has; one more whenever that changes."""
 
 

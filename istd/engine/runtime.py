@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import metadata
 
 import torch
@@ -52,6 +52,16 @@ def choose_device(name: str) -> torch.device:
             expected="auto, cpu, cuda or cuda:N on a machine that has it",
         ) from error
     return device
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Run networks in `precision`, "float32" or "bfloat16", inside the block; losses stay in float32.
+
+    No loss scaling is needed: bfloat16 has the range of float32.
+    """
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, precision))
 
 
 @contextmanager

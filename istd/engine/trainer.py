@@ -15,10 +15,11 @@ from ..errors import CheckpointError, ConfigError
 from ..metrics import MetricConvention
 from ..models import TeacherStudent
 from ..ragged import RaggedImages
+from .averaging import WeightAverage
 from .batches import Stream, open_stream
 from .config import TrainConfig
 from .corpus import Corpus, assign_clusters, cluster_images, load_corpus
-from .detector import Detector, build_model, build_vfm, make_header
+from .detector import Detector, build_model, build_vfm, make_header, to_fast_layout
 from .evaluation import evaluate
 from .features import open_features
 from .label_state import LabelState, resume_labels, start_labels, update_labels
@@ -29,7 +30,7 @@ from .progress import Bars
 from .results import TrainedRun, finish_run
 from .run_folder import JsonLines, RunFolder
 from .run_state import check_identity, load_run_state, save_run_state
-from .runtime import choose_device, deterministic
+from .runtime import autocast, choose_device, deterministic
 from .schedule import evolves, learning_rate, may_evolve
 from .seeding import seed_torch
 from .selection import selection_images, selection_rule
@@ -141,7 +142,8 @@ class Trainer:
         self.selection = selection_rule(config, self.corpus)
         self.vfm = build_vfm(config, self.device)
         seed_torch(config.seed, "model")
-        model = build_model(config, self.vfm, self.corpus.mean, self.corpus.std).to(self.device)
+        model = build_model(config, self.vfm, self.corpus.mean, self.corpus.std)
+        model = to_fast_layout(model.to(self.device))
         self.features = open_features(config, self.vfm, self.corpus, bars)
         if self.features.report is not None:
             self.console.print(f"[dim]{self.features.report.sentence()}[/dim]")
@@ -149,7 +151,8 @@ class Trainer:
         self.watch = LabelWatch(self.corpus)
         self.vfm_fingerprint = None if self.vfm is None else self.vfm.fingerprint
         header = make_header(config, self.vfm, self.corpus.mean, self.corpus.std, self.corpus.split_hash)
-        self.detector = Detector(model, self.vfm, header)
+        self.average = WeightAverage(model, config.ema) if config.ema else None
+        self.detector = Detector(self.average.model if self.average else model, self.vfm, header)
 
     def _begin(self) -> None:
         """Go on from the checkpoint, or make the first labels. The folder is written to from here on."""
@@ -214,8 +217,12 @@ class Trainer:
         for step in range(position.step, count):
             seed_torch(config.seed, "step", epoch, step)
             self.method.set_lr(learning_rate(config, epoch + step / count))
-            position.losses.append(self.method.train_step(stream.batch(epoch * count + step)))
+            batch = stream.batch(epoch * count + step)
+            with autocast(config.precision, self.device):
+                position.losses.append(self.method.train_step(batch))
             self._check_loss(position.losses[-1])
+            if self.average is not None:
+                self.average.update()
             position.step = step + 1
             bars.advance(f"epoch {epoch + 1}/{config.epochs}  loss {position.losses[-1]:.4f}")
             position.seconds = time.monotonic() + offset
@@ -228,7 +235,8 @@ class Trainer:
         record.update(self.method.report())
         record.update(self.watch.record(self.labels))
         if (epoch + 1) % config.eval_interval == 0 or epoch + 1 == config.epochs:
-            record.update(self._evaluate(bars))
+            with autocast(config.precision, self.device):
+                record.update(self._evaluate(bars))
         record["seconds"] = round(time.monotonic() - began, 3)
         self._finish_epoch(record, offset)
 
@@ -271,11 +279,15 @@ class Trainer:
             self.corpus,
             self.config,
             self.position.epoch,
-            lambda image: self.detector.logits(image, self.method.labeller),
+            self._label_logits,
             bars,
         )
         self.position.label_version = self.labels.store.latest
         return changed
+
+    def _label_logits(self, image: torch.Tensor) -> torch.Tensor:
+        with autocast(self.config.precision, self.device):
+            return self.detector.logits(image, self.method.labeller)
 
     def _evaluate(self, bars: Bars) -> dict[str, float]:
         """Validate, and keep the weights if the student, which is what is deployed, is better than before."""
@@ -341,6 +353,7 @@ class Trainer:
             "method": self.method.state_dict(),
             "identity": self._identity(),
             "clusters": self.clusters,
+            "average": None if self.average is None else self.average.state_dict(),
         }
         save_run_state(self.folder.checkpoint, state)
         self._saved_at = time.monotonic()
@@ -367,6 +380,8 @@ class Trainer:
         self.clusters = {name: part.to(self.device) for name, part in state["clusters"].items()}
         self.position = Position(**state["position"])
         self.method.load_state_dict(state["method"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         if self.method.supervision == "points":
             if not self.folder.labels.exists():
                 raise CheckpointError(

@@ -31,6 +31,7 @@ SMALL = {
     "outer_steps": 1,
     "clusters": 2,
     "eval_every": 2,
+    "ema": 0.9,
     "lr": 2e-3,
 }
 
