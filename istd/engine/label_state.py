@@ -57,8 +57,7 @@ def start_labels(path: Path, corpus: Corpus, config: TrainConfig, device: torch.
     Every validation image gets a label; a training image whose points mostly fail waits (PAL's rule). If all
     would wait, all are let in: a run must start with something.
     """
-    # Where between background and peak a target ends is a convention of annotators, hence open to the user.
-    settings = {"fraction": config.contrast_fraction} if config.label_init == "contrast" else None
+    settings = _start_settings(config)
     train, val = (
         [
             initialize(images.images.image(number).cpu().numpy(), points, config.label_init, settings)
@@ -84,6 +83,17 @@ def start_labels(path: Path, corpus: Corpus, config: TrainConfig, device: torch.
         overwrite=True,
     )
     return _in_memory(store, corpus, device)
+
+
+def _start_settings(config: TrainConfig) -> dict[str, float | bool] | None:
+    """What the run sets of the initialisation; None leaves it its defaults."""
+    settings: dict[str, float | bool] = {}
+    # Where between background and peak a target ends is a convention of annotators, hence open to the user.
+    if config.label_init in ("levels", "contrast") and config.contrast_fraction is not None:
+        settings["fraction"] = config.contrast_fraction
+    if config.label_init == "levels" and config.loss == "focal":
+        settings["soft"] = False  # this loss takes only exact ones for targets
+    return settings or None
 
 
 def resume_labels(path: Path, version: int, corpus: Corpus, device: torch.device) -> LabelState:

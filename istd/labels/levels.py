@@ -151,7 +151,8 @@ def _soft_region(window: FloatArray, y: int, x: int, settings: LevelsSettings) -
         regions = reach > thresholds[:, None, None]
         weights[regions.mean(axis=(1, 2)) > settings.max_share] = 0.0
         if weights.sum() > 0.0:
-            return np.tensordot((weights / weights.sum()).astype(np.float32), regions.astype(np.float32), 1)
+            mean = np.tensordot((weights / weights.sum()).astype(np.float32), regions.astype(np.float32), 1)
+            return np.minimum(mean, np.float32(1.0))  # rounding must not lead out of [0, 1]
         expected = (1.0 + expected) / 2.0
     return None
 

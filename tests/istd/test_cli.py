@@ -83,7 +83,7 @@ def test_defaults_shown_are_the_ones_used(istd):
     assert DEFAULT_VFM == MODEL_DEFAULT == TrainConfig(data="x").vfm
     code, text = istd("train", "--set", "help")
     assert code == 0
-    assert "label_init = contrast" in text
+    assert "label_init = levels" in text
     code, text = istd("train", "--method", "lesps", "--set", "help")
     assert code == 0
     assert "label_init = points" in text

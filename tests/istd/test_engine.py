@@ -146,11 +146,23 @@ def test_the_contrast_fraction_reaches_the_labels(tmp_path):
     corpus = load_corpus(config, CPU)
     sizes = {}
     for fraction in (0.1, 0.3, 0.7):
-        chosen = replace(config, contrast_fraction=fraction)
+        chosen = replace(config, label_init="contrast", contrast_fraction=fraction)
         state = start_labels(tmp_path / f"{fraction}.h5", corpus, chosen, CPU)
         assert state.store.settings["label_settings"] == {"fraction": fraction}
         sizes[fraction] = float(state.train.data.sum())
     assert sizes[0.1] > sizes[0.3] > sizes[0.7] > 0
+
+
+def test_labels_start_soft_but_for_a_loss_that_counts_exact_ones(tmp_path):
+    config = TrainConfig(data=str(write_folder(tmp_path / "data")))
+    corpus = load_corpus(config, CPU)
+    soft = start_labels(tmp_path / "soft.h5", corpus, config, CPU)
+    assert soft.store.settings["label_init"] == "levels"
+    assert soft.store.settings["label_settings"] is None
+    hard = start_labels(tmp_path / "hard.h5", corpus, replace(config, loss="focal"), CPU)
+    assert hard.store.settings["label_settings"] == {"soft": False}
+    assert set(hard.train.data.unique().tolist()) == {0.0, 1.0}
+    assert len(soft.train.data.unique()) > 2
 
 
 def test_clusters_see_training_images_only_and_repeat(tmp_path):
@@ -210,10 +222,10 @@ def test_learning_rates():
 
 def test_presets_are_the_papers_and_can_be_overridden():
     published = {
-        "full": (300, "adamw", 1e-3, 1e-2, "bce-iou", "contrast", 0.2, 0.0, 0.97),
+        "full": (300, "adamw", 1e-3, 1e-2, "bce-iou", "levels", 0.2, 0.0, 0.97),
         "lesps": (400, "adam", 5e-4, 0.0, "focal", "points", 0.0, 10.0, 1.0),
-        "pal": (400, "adamw", 1e-3, 1e-2, "hard-bce", "contrast", 0.2, 0.0, 0.97),
-        "semantic-prior": (300, "adamw", 1e-3, 1e-2, "bce-iou", "contrast", 0.2, 0.0, 0.97),
+        "pal": (400, "adamw", 1e-3, 1e-2, "hard-bce", "levels", 0.2, 0.0, 0.97),
+        "semantic-prior": (300, "adamw", 1e-3, 1e-2, "bce-iou", "levels", 0.2, 0.0, 0.97),
     }
     names = ["epochs", "optimizer", "lr", "weight_decay", "loss", "label_init"]
     names += ["evolve_start", "evolve_loss", "label_decay"]
