@@ -6,6 +6,7 @@ from ._imagefile import IMAGE_SUFFIXES, read_gray, read_mask
 from ._record import DataWarning, Record
 from .augmentation import AugmentSettings, augment
 from .dataset import SPLITS, Dataset
+from .distractors import distractors_of, find_distractors
 from .imageset import ImageSet, load_names, load_split
 from .layouts import Layout, Parts, list_layouts, register_folder_layout, register_layout
 from .loader import Batch, CropLoader
@@ -46,6 +47,8 @@ __all__ = [
     "augment",
     "centroid_points",
     "coarse_points",
+    "distractors_of",
+    "find_distractors",
     "list_layouts",
     "load_names",
     "load_split",

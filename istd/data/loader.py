@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -59,8 +60,11 @@ class CropLoader:
         stream: a name; loaders of one seed and different streams are independent.
         augment: whether to change the crops at random, or the settings for it; see `istd.data.augmentation`.
         target_fraction: the chance that a crop is placed to contain a random point of its image, at a random
-            place in the crop; the others are placed anywhere in the image. Images without points are always
-            cut anywhere.
+            place in the crop.
+        distractors: int64 [M, 2] for every image, rows (y, x): places that could be taken for a target.
+        distractor_fraction: the chance that a crop contains a random one of them instead; `target_fraction`
+            and this are at most 1 together. All other crops, and those of images that have no such place, are
+            cut anywhere in the image.
         align: the first row and column of every crop are multiples of this, at most the crop's side. To
             reach the last pixels all the same, a crop may then stand over the image's border by less.
 
@@ -81,13 +85,20 @@ class CropLoader:
         stream: str = "train",
         augment: bool | AugmentSettings = False,
         target_fraction: float = 0.5,
+        distractors: Sequence[npt.NDArray[np.int64]] | None = None,
+        distractor_fraction: float = 0.0,
         align: int = 1,
     ) -> None:
-        if crop < 1 or batch_size < 1 or not 0 <= target_fraction <= 1 or not 1 <= align <= crop:
+        shares = (
+            min(target_fraction, distractor_fraction) >= 0
+            and target_fraction + distractor_fraction < 1 + 1e-9
+        )
+        if crop < 1 or batch_size < 1 or not shares or not 1 <= align <= crop:
             raise ConfigError(
                 "the crops cannot be cut like this",
-                found=f"{crop=}, {batch_size=}, {target_fraction=}, {align=}",
-                expected="crop and batch size of at least 1, target fraction in [0, 1], 1 ≤ align ≤ crop",
+                found=f"{crop=}, {batch_size=}, {target_fraction=}, {distractor_fraction=}, {align=}",
+                expected="crop and batch size of at least 1, fractions of at least 0 that together are at "
+                "most 1, 1 ≤ align ≤ crop",
             )
         if labels.sizes != images.images.sizes or labels.device != images.images.device:
             raise DataError(
@@ -102,14 +113,13 @@ class CropLoader:
         self.seed = seed
         self.stream = stream
         self.target_fraction = target_fraction
+        self.distractor_fraction = distractor_fraction
         self.align = align
         self._augment = (AugmentSettings() if augment else None) if isinstance(augment, bool) else augment
         self._sizes = torch.tensor(images.images.sizes)
-        counts = torch.tensor([len(points) for points in images.points])
-        self._point_counts = counts
-        self._point_offsets = torch.cumsum(counts, 0) - counts
-        # One row more than there are points, so that an image without points has something to be looked up.
-        self._points = torch.from_numpy(np.concatenate([*images.points, np.zeros((1, 2), np.int64)]))
+        none = [np.zeros((0, 2), np.int64)] * len(images)
+        self._targets = _Places(images.points)
+        self._distractors = _Places(none if distractors is None else distractors)
         self.indices = range(len(images)) if indices is None else indices
 
     @property
@@ -174,15 +184,37 @@ class CropLoader:
     def _place(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """First row and column of each crop."""
         uniform = torch.rand(4, len(index), generator=generator, dtype=torch.float64)
-        counts = self._point_counts[index]
-        which = self._point_offsets[index] + torch.floor(uniform[0] * counts).long()
-        at_point = (uniform[1] < self.target_fraction) & (counts > 0)
+        target, has_target = self._targets.pick(index, uniform[0])
+        distractor, has_distractor = self._distractors.pick(index, uniform[0])
+        at_target = (uniform[1] < self.target_fraction) & has_target
+        reached = uniform[1] < self.target_fraction + self.distractor_fraction
+        at_distractor = (uniform[1] >= self.target_fraction) & reached & has_distractor
+        places, at_place = torch.where(at_target[:, None], target, distractor), at_target | at_distractor
         corner = []
         for axis in (0, 1):
             # In steps of `align`: rounded up at the low end and, to reach the image's end, at the last one.
             last = -((self.crop - self._sizes[index, axis]).clamp_max(0) // self.align)
-            place = self._points[which, axis]
-            low = torch.where(at_point, -((self.crop - 1 - place).clamp_max(0) // self.align), 0)
-            high = torch.where(at_point, torch.minimum(place // self.align, last), last)
+            place = places[:, axis]
+            low = torch.where(at_place, -((self.crop - 1 - place).clamp_max(0) // self.align), 0)
+            high = torch.where(at_place, torch.minimum(place // self.align, last), last)
             corner.append(self.align * (low + torch.floor(uniform[2 + axis] * (high - low + 1)).long()))
         return corner[0], corner[1]
+
+
+class _Places:
+    """Some places in every image, of which one is drawn.
+
+    Args:
+        places: int64 [N, 2] for every image, rows (y, x).
+    """
+
+    def __init__(self, places: Sequence[npt.NDArray[np.int64]]) -> None:
+        self._counts = torch.tensor([len(rows) for rows in places])
+        self._offsets = torch.cumsum(self._counts, 0) - self._counts
+        # One row more than there are places, so that an image without any has something to be looked up.
+        self._rows = torch.from_numpy(np.concatenate([*places, np.zeros((1, 2), np.int64)]))
+
+    def pick(self, index: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """A place of each image, int64 [B, 2], by draws from [0, 1); and whether it has one, bool [B]."""
+        counts = self._counts[index]
+        return self._rows[self._offsets[index] + torch.floor(uniform * counts).long()], counts > 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from ..data import AugmentSettings, Batch, CropLoader, ImageSet
@@ -61,6 +63,7 @@ def open_stream(
     clusters: Tensor,
     features: Features,
     align: int = 1,
+    distractors: Sequence[npt.NDArray[np.int64]] | None = None,
 ) -> Stream:
     """The stream `name` of a split, as `config` wants its crops; `pool` restricts it to some images."""
     warp = AugmentSettings() if config.augment_warp else AugmentSettings(degrees=0.0, shift=0.0, scale=0.0)
@@ -74,6 +77,8 @@ def open_stream(
         stream=name,
         augment=warp if config.augment else False,
         target_fraction=config.target_fraction,
+        distractors=distractors,
+        distractor_fraction=config.distractor_fraction,
         align=align,
     )
     return Stream(loader, clusters, features)

@@ -31,6 +31,7 @@ _POSITIVE = frozenset(
 )
 _FRACTIONS = (
     "target_fraction",
+    "distractor_fraction",
     "evolve_start",
     "mine_until",
     "val_fraction",
@@ -54,6 +55,8 @@ class TrainConfig:
             on the disk in at most `vfm_cache_gb` GiB: faster, and an approximation (`features.py`).
         lr_milestones: fractions of the run after which `lr_schedule="step"` multiplies by `lr_factor`.
         augment_warp: rotate, shift and scale crops too, which blurs labels; the focal loss counts exact ones.
+        target_fraction, distractor_fraction: shares of the crops that contain a target, and a place that
+            looks like one (`istd.data.find_distractors`); the rest is cut anywhere.
         ema: decay of the moving average of the weights, which is what evolves labels, is validated and is
             kept (`averaging.py`); 0 keeps the weights as they are.
         precision: of the networks in inner steps, label evolution and validation. "bfloat16" is autocast;
@@ -100,6 +103,7 @@ class TrainConfig:
     loss: LossName = _PRESET
     deep_supervision: Literal["auto", "mean", "sum"] = "auto"
     target_fraction: float = 0.5
+    distractor_fraction: float = 0.0
     prior: float | None = 0.01
     ema: float = _PRESET
     precision: PrecisionName = "float32"
@@ -175,12 +179,17 @@ class TrainConfig:
                     found=getattr(self, name),
                     expected=f"at least {low}",
                 )
+        if self.target_fraction + self.distractor_fraction > 1 + 1e-9:
+            raise ConfigError(
+                "crops on targets and on distractors are more than all",
+                found=f"target_fraction={self.target_fraction}, "
+                f"distractor_fraction={self.distractor_fraction}",
+                expected="at most 1 together",
+            )
         for name in _FRACTIONS:
             value = getattr(self, name)
             if value is not None and not 0.0 <= value <= 1.0:
-                raise ConfigError(
-                    f"--{name.replace('_', '-')} is a fraction", found=value, expected="0 to 1"
-                )
+                raise ConfigError(f"--{name.replace('_', '-')} is a fraction", found=value, expected="0 to 1")
         if self.batch_size < 2 and self.method == "semantic-prior":
             raise ConfigError(
                 "cluster weights compare the images of a batch",

@@ -8,9 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from rich.console import Console
 
+from ..data import distractors_of
 from ..errors import CheckpointError, ConfigError
 from ..metrics import MetricConvention
 from ..models import TeacherStudent
@@ -149,6 +152,7 @@ class Trainer:
             self.console.print(f"[dim]{self.features.report.sentence()}[/dim]")
         self.method: Method = self._method(model, self._cluster(bars))
         self.watch = LabelWatch(self.corpus)
+        self.distractors = self._find_distractors(bars)
         self.vfm_fingerprint = None if self.vfm is None else self.vfm.fingerprint
         header = make_header(config, self.vfm, self.corpus.mean, self.corpus.std, self.corpus.split_hash)
         self.average = WeightAverage(model, config.ema) if config.ema else None
@@ -185,6 +189,13 @@ class Trainer:
                 assign_clusters(found, corpus.val, bars), device=self.device
             )
         return found.num_clusters
+
+    def _find_distractors(self, bars: Bars) -> dict[str, tuple[npt.NDArray[np.int64], ...] | None]:
+        splits = {"train": self.corpus.train, "val": self.corpus.val}
+        wanted = self.config.distractor_fraction > 0
+        return {
+            name: distractors_of(split, progress=bars) if wanted else None for name, split in splits.items()
+        }
 
     def _method(self, model: torch.nn.Module, num_clusters: int) -> Method:
         match self.config.method:
@@ -335,6 +346,7 @@ class Trainer:
             self.clusters[split],
             source.train if training else source.val,
             source.align,
+            self.distractors[split],
         )
 
     def _check_loss(self, loss: float) -> None:
