@@ -62,11 +62,11 @@ class TrainConfig:
         precision: of the networks in inner steps, label evolution and validation. "bfloat16" is autocast;
             weights, losses, hypergradients and the final evaluation stay in float32.
         deep_supervision: how losses of several heads are joined; "auto" is the backbone's own way.
-        contrast_fraction: where `label_init` "levels" and "contrast" expect a target's boundary; None is their
-            own default. With `trusted_masks` it is the prior of the calibration.
-        trusted_masks: how many training images, drawn by `val_seed`, may show their masks: these calibrate the
-            start of the other labels, and are the labels of their images, for good. 0: masks train nothing
-            but `method="full"`.
+        contrast_fraction: where `label_init` "levels" and "contrast" expect a target's boundary; None is
+            their own default. With `trusted_masks` it is the prior of the calibration.
+        trusted_masks: how many training images, drawn by `val_seed`, may show their masks: these calibrate
+            the start of the other labels, and are the labels of their images, for good. 0: masks train
+            nothing but `method="full"`.
         evolve_start: fraction of the run before which labels stay as they are.
         evolve_loss: labels evolve only once the mean loss of an epoch was below it; 0 asks for nothing.
         label_meet, label_rise, label_decay, lock: see `istd.labels.EvolutionSettings`. With
@@ -190,6 +190,12 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0.0 <= value <= 1.0:
                 raise ConfigError(f"--{name.replace('_', '-')} is a fraction", found=value, expected="0 to 1")
+        if self.trusted_masks and self.method == "full":
+            raise ConfigError(
+                "full supervision trusts all masks",
+                found=f"trusted_masks={self.trusted_masks} with --method full",
+                fix="leave trusted_masks out",
+            )
         if self.batch_size < 2 and self.method == "semantic-prior":
             raise ConfigError(
                 "cluster weights compare the images of a batch",

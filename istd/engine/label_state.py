@@ -28,6 +28,7 @@ from .config import TrainConfig
 from .corpus import Corpus
 from .evaluation import LogitFunction, probability_maps
 from .pack_cache import Progress
+from .trusted import calibrated_settings, draw_trusted, trusted_label
 
 
 @dataclass
@@ -38,26 +39,35 @@ class LabelState:
         store: the versioned file behind it.
         train, val: soft labels in [0, 1], float32, on the training device.
         pool: bool [number of training images]; the others wait until they are mined.
+        trusted: positions of the training images whose labels are their masks and stay so.
     """
 
     store: LabelStore
     train: RaggedImages
     val: RaggedImages
     pool: np.ndarray
+    trusted: tuple[int, ...] = ()
 
     @property
     def pool_indices(self) -> list[int]:
         """The training images that are trained on."""
         return np.flatnonzero(self.pool).tolist()
 
+    @property
+    def evolving_indices(self) -> list[int]:
+        """Those of them whose labels were made from points; they evolve, and their IoU is watched."""
+        return [number for number in self.pool_indices if number not in self.trusted]
+
 
 def start_labels(path: Path, corpus: Corpus, config: TrainConfig, device: torch.device) -> LabelState:
     """Make the first labels from points and write them as version 0.
 
     Every validation image gets a label; a training image whose points mostly fail waits (PAL's rule). If all
-    would wait, all are let in: a run must start with something.
+    would wait, all are let in: a run must start with something. With `trusted_masks`, the masks of that many
+    training images are their labels and calibrate how the others start; see `trusted.py`.
     """
-    settings = _start_settings(config)
+    trusted = draw_trusted(corpus.train, config)
+    settings = calibrated_settings(corpus.train, trusted, config.label_init, _start_settings(config))
     train, val = (
         [
             initialize(images.images.image(number).cpu().numpy(), points, config.label_init, settings)
@@ -68,6 +78,9 @@ def start_labels(path: Path, corpus: Corpus, config: TrainConfig, device: torch.
     pool = np.array([labels.enters_pool() for labels in train])
     if not any(pool[number] and len(points) for number, points in enumerate(corpus.train.points)):
         pool[:] = True
+    for number in trusted:
+        train[number] = replace(train[number], mask=trusted_label(corpus.train, number))
+        pool[number] = True
     store = LabelStore.create(
         path,
         names=(*corpus.train.names, *corpus.val.names),
@@ -76,6 +89,7 @@ def start_labels(path: Path, corpus: Corpus, config: TrainConfig, device: torch.
         settings={
             "label_init": config.label_init,
             "label_settings": settings,
+            "trusted_masks": [corpus.train.names[number] for number in trusted],
             "lock": config.lock,
             "split_hash": corpus.split_hash,
         },
@@ -94,6 +108,16 @@ def _start_settings(config: TrainConfig) -> dict[str, float | bool] | None:
     if config.label_init == "levels" and config.loss == "focal":
         settings["soft"] = False  # this loss takes only exact ones for targets
     return settings or None
+
+
+def describe_trusted(state: LabelState, corpus: Corpus) -> str:
+    """What masks were looked at, in a sentence for people; empty if none."""
+    if not state.trusted:
+        return ""
+    names = ", ".join(corpus.train.names[number] for number in state.trusted)
+    settings = state.store.settings.get("label_settings") or {}
+    found = f"; boundary fraction {settings['fraction']:g} by calibration" if "fraction" in settings else ""
+    return f"{len(state.trusted)} trusted masks train as they are{found}: {names}"
 
 
 def resume_labels(path: Path, version: int, corpus: Corpus, device: torch.device) -> LabelState:
@@ -118,6 +142,7 @@ def _in_memory(store: LabelStore, corpus: Corpus, device: torch.device) -> Label
         train=RaggedImages.from_arrays(labels[:count], torch.float32, device),
         val=RaggedImages.from_arrays(labels[count:], torch.float32, device),
         pool=store.pool()[:count],
+        trusted=tuple(map(corpus.train.names.index, store.settings.get("trusted_masks", ()))),
     )
 
 
@@ -138,7 +163,7 @@ def update_labels(
     )
     changes: dict[str, np.ndarray] = {}
     splits = (
-        (corpus.train, state.train, state.pool_indices, "evolving training labels"),
+        (corpus.train, state.train, state.evolving_indices, "evolving training labels"),
         (corpus.val, state.val, list(range(len(corpus.val.names))), "evolving validation labels"),
     )
     for images, labels, numbers, title in splits:

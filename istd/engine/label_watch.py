@@ -29,7 +29,7 @@ class LabelWatch:
         pool = labels.pool_indices
         record = {"pool_fraction": len(pool) / len(labels.pool)}
         for name, split, images, only in (
-            ("label_iou_train", labels.train, self._corpus.train, pool),
+            ("label_iou_train", labels.train, self._corpus.train, labels.evolving_indices),
             ("label_iou_val", labels.val, self._corpus.val, None),
         ):
             quality = label_quality(split, images, only)

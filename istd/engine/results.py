@@ -146,7 +146,9 @@ def describe_run(run: TrainedRun) -> dict[str, Any]:
     if run.labels is not None:
         description["labels"] = {
             "init": run.config.label_init,
-            "iou_train": label_quality(run.labels.train, run.corpus.train, run.labels.pool_indices),
+            "settings": run.labels.store.settings["label_settings"],
+            "trusted_masks": run.labels.store.settings.get("trusted_masks", []),
+            "iou_train": label_quality(run.labels.train, run.corpus.train, run.labels.evolving_indices),
             "iou_val": label_quality(run.labels.val, run.corpus.val),
             "pool": len(run.labels.pool_indices),
             "versions": run.labels.store.latest + 1,

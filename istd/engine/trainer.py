@@ -25,7 +25,7 @@ from .corpus import Corpus, assign_clusters, cluster_images, load_corpus
 from .detector import Detector, build_model, build_vfm, make_header, to_fast_layout
 from .evaluation import evaluate
 from .features import open_features
-from .label_state import LabelState, resume_labels, start_labels, update_labels
+from .label_state import LabelState, describe_trusted, resume_labels, start_labels, update_labels
 from .label_watch import LabelWatch
 from .methods import Full, Lesps, Method, Pal, SemanticPrior
 from .position import Position
@@ -169,6 +169,8 @@ class Trainer:
         elif self.method.supervision == "points":
             self.labels = start_labels(self.folder.labels, self.corpus, self.config, self.device)
             self.position.label_version = self.labels.store.latest
+        if self.labels is not None and self.labels.trusted:
+            self.console.print(describe_trusted(self.labels, self.corpus))
 
     def _cluster(self, bars: Bars) -> int:
         """Give every image its cluster; how many there are.
