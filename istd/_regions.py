@@ -16,6 +16,8 @@ IntArray = npt.NDArray[np.int64]
 LabelArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float64]
 
+_MAX_RUNS = 8  # of more, one call on all is cheaper than many on parts
+
 
 @dataclass(frozen=True)
 class Regions:
@@ -77,25 +79,44 @@ def find_regions(mask: npt.NDArray[Any], connectivity: int = 8) -> Regions:
 def label_mask(mask: npt.NDArray[Any], connectivity: int = 8) -> tuple[int, LabelArray]:
     """(number of regions, int32 labels [H, W]) with the numbering in no particular order; the fast way."""
     check_connectivity(connectivity)
-    inside = _bounding_box(mask)
-    if inside is None:
-        return 0, np.zeros(mask.shape, np.int32)
-    count, part = cv2.connectedComponents(as_bytes(mask[inside]), connectivity=connectivity, ltype=cv2.CV_32S)
-    if part.shape == mask.shape:
-        return count - 1, part
     labels = np.zeros(mask.shape, np.int32)
-    labels[inside] = part
-    return count - 1, labels
+    total = 0
+    # Small targets leave most of an image empty: only the windows around them are labelled.
+    for window in _windows(mask):
+        count, part = cv2.connectedComponents(
+            as_bytes(mask[window]), connectivity=connectivity, ltype=cv2.CV_32S
+        )
+        if part.shape == mask.shape:
+            return count - 1, part
+        if total:
+            part[part > 0] += total
+        labels[window] = part
+        total += count - 1
+    return total, labels
 
 
-def _bounding_box(mask: npt.NDArray[Any]) -> tuple[slice, slice] | None:
-    """The smallest window of rows and columns that holds all of the mask; None where it is empty."""
-    rows = np.flatnonzero(mask.any(axis=1))
-    if rows.size == 0:
-        return None
-    top, bottom = int(rows[0]), int(rows[-1]) + 1
-    columns = np.flatnonzero(mask[top:bottom].any(axis=0))
-    return slice(top, bottom), slice(int(columns[0]), int(columns[-1]) + 1)
+def _windows(mask: npt.NDArray[Any]) -> list[tuple[slice, slice]]:
+    """Windows that hold all of the mask, each with an empty row or column between it and any other.
+
+    No region reaches over an empty row or column, whatever the connectivity.
+    """
+    return [(band, columns) for band in _runs(mask.any(axis=1)) for columns in _runs(mask[band].any(axis=0))]
+
+
+def _runs(line: npt.NDArray[np.bool_]) -> list[slice]:
+    """The runs of True in bool [n]; one that spans them all if there are many."""
+    places = np.flatnonzero(line)
+    if places.size == 0:
+        return []
+    start, stop = int(places[0]), int(places[-1]) + 1
+    if stop - start == places.size:
+        return [slice(start, stop)]
+    gaps = np.flatnonzero(places[1:] - places[:-1] > 1)
+    if gaps.size >= _MAX_RUNS:
+        return [slice(start, stop)]
+    starts = [start, *places[gaps + 1].tolist()]
+    stops = [*(places[gaps] + 1).tolist(), stop]
+    return [slice(*run) for run in zip(starts, stops, strict=True)]
 
 
 def fill_holes(mask: npt.NDArray[Any]) -> BoolArray:

@@ -121,7 +121,8 @@ def evolve(
         moved if settings.rise == "average" else np.maximum(moved, label.reshape(-1)[kept])
     )
     if settings.lock == "saturated":
-        evolved[label == 1.0] = 1.0
+        labelled = np.flatnonzero(label > settings.label_threshold)  # few, and 1 is above any threshold
+        evolved.reshape(-1)[labelled[label.reshape(-1)[labelled] == 1.0]] = 1.0
     else:
         evolved[where[:, 0], where[:, 1]] = 1.0
     return evolved
