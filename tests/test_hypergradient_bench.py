@@ -12,11 +12,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
+from common.machine import load_warning
 from hypergradient import driver, rows
 from hypergradient.cli import main
 from hypergradient.methods import METHODS
 from hypergradient.peers import Method
-from hypergradient.report import load_warning
 from hypergradient.store import Cell
 
 pytest.importorskip("sklearn", reason="the digits need scikit-learn")

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common.machine import load_warning, machine
 from rich.console import Console
 
 from .driver import Driver, Settings, all_methods
 from .memory import available_memory
 from .plot import plot
-from .report import LEGEND, load_warning, machine, show_group, show_targets, write_json, write_markdown
+from .report import LEGEND, show_group, show_targets, write_json, write_markdown
 from .rows import rows
 from .store import Cell, Store
 from .targets import targets

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import queue
-import signal
 import subprocess
 import sys
 import tempfile
@@ -13,14 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from common.processes import ending, worker_environment
 
 from .methods import METHODS
 from .store import Cell, Store
 from .worker import MARK, do
-
-_BENCHMARKS = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -136,12 +133,15 @@ class Driver:
         if not self._settings.isolate:
             yield from do(job, alone=False)
             return
-        paths = [str(_BENCHMARKS), str(_BENCHMARKS.parent), os.environ.get("PYTHONPATH", "")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
         command = [sys.executable, "-m", "hypergradient.worker", json.dumps(job)]
         with tempfile.TemporaryFile("w+") as errors:
             process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8", env=environment
+                command,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                encoding="utf-8",
+                env=worker_environment(),
             )
             try:
                 yield from _lines(process, time.monotonic() + self._settings.timeout)
@@ -157,7 +157,7 @@ class Driver:
             if code:
                 errors.seek(0)
                 last = (errors.read().strip().splitlines() or [""])[-1]
-                raise ProcessError(f"{_ending(code)}: {last}"[:300] if last else _ending(code))
+                raise ProcessError(f"{ending(code)}: {last}"[:300] if last else ending(code))
 
 
 class ProcessError(Exception):
@@ -186,13 +186,6 @@ def _lines(process: subprocess.Popen[str], until: float) -> Iterator[dict[str, A
             return
         if MARK in line:
             yield json.loads(line.rpartition(MARK)[2])
-
-
-def _ending(code: int) -> str:
-    if code < 0:
-        name = signal.Signals(-code).name
-        return f"the process was ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-    return f"the process ended with code {code}"
 
 
 def all_methods() -> list[str]:

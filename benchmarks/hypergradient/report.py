@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
+from common.machine import load_warning
 from rich.console import Console
 from rich.table import Table
 
@@ -29,33 +26,6 @@ resident MB: peak resident memory of a process of its own, Python and torch incl
 time ÷, tensors ÷: over the fastest and over the leanest exact method of another library in the same table
 (over plain autograd where there is none). growth: tensors MB over those at the smallest T.
 error, cosine: of the hypergradient against the first exact method of the table, in the check's precision."""
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "environment": {
-            key: value
-            for key, value in sorted(os.environ.items())
-            if key.startswith(("OMP_", "MKL_", "KMP_", "MALLOC_", "GLIBC_TUNABLES"))
-        },
-    }
-
-
-def load_warning(loads: Iterable[float | None]) -> str:
-    """A sentence if other programs were running when times were taken; empty if not."""
-    load = max((one for one in loads if one is not None), default=0.0)
-    if load < 0.5:
-        return ""
-    return (
-        f"The machine was not idle when a run began that took times (load {load:.1f}): they are unreliable."
-    )
 
 
 def cells_of(row: Row) -> tuple[str, ...]:
@@ -151,12 +121,3 @@ def write_markdown(
                 lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells_of(row)) + " |")
         lines.append("")
     write(path, "\n".join(lines))
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())

@@ -1,0 +1,1 @@
+"""Detection methods under one protocol: methods × backbones × seeds × settings, a process for each cell."""

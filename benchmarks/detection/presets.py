@@ -1,0 +1,116 @@
+"""What each preset runs, in tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from istd.models import list_models
+
+METHODS = ("full", "lesps", "pal", "semantic-prior", "small-unet")
+"""What `--methods` takes. "small-unet" is the baseline to beat, on static labels and on masks."""
+
+ROWS: dict[str, dict[str, Any]] = {
+    "full": {"method": "full"},
+    "lesps": {"method": "lesps"},
+    "pal": {"method": "pal"},
+    "semantic-prior": {"method": "semantic-prior"},
+    "small-unet, masks": {"method": "full", "loss": "bce-iou", "target_fraction": 1.0},
+    # Labels that never evolve.
+    "small-unet, static contrast labels": {
+        "method": "pal",
+        "loss": "bce-iou",
+        "target_fraction": 1.0,
+        "label_init": "contrast",
+        "evolve_start": 1.0,
+    },
+}
+"""Row → what makes it that row; everything else is the preset's."""
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """Generated images: how many for each split, their size, and the seed."""
+
+    train: int
+    val: int
+    test: int
+    size: tuple[int, int]
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One way to call the benchmark.
+
+    Attributes:
+        about: one sentence.
+        settings: of `TrainConfig`, for every cell.
+        by_row: more of them for one row ("lesps"), or for both rows of "small-unet".
+        backbones, seeds, ablations: what is run unless the command line says otherwise.
+        ablation_seeds: how many of the seeds the ablations take.
+        synthetic: the images; None where `--data` names them.
+        probes: hypergradients compared with exact ones in a run, spread over its outer visits.
+        probe_steps: inner steps of the exact ones.
+    """
+
+    about: str
+    settings: dict[str, Any]
+    by_row: dict[str, dict[str, Any]] = field(default_factory=dict)
+    backbones: tuple[str, ...] = ("mlclnet",)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    ablations: tuple[str, ...] = ("hypergradient",)
+    ablation_seeds: int = 3
+    synthetic: Synthetic | None = None
+    probes: int = 12
+    probe_steps: tuple[int, ...] = (1, 5)
+
+
+SMOKE = Preset(
+    about="generated images, tiny crops: minutes on two cores; shows that all works, its figures mean little",
+    settings={
+        "vfm": "random",
+        "epochs": 8,
+        "crop": 32,
+        "batch_size": 8,
+        "lr": 2e-3,
+        "lr_schedule": "cosine",
+        "target_fraction": 0.7,
+        "evolve_every": 2,
+        "outer_every": 2,
+        "outer_steps": 1,
+        "eval_every": 2,
+    },
+    seeds=(0, 1),
+    ablation_seeds=1,
+    synthetic=Synthetic(train=96, val=16, test=32, size=(64, 64)),
+    probes=4,
+    probe_steps=(1, 3),
+)
+
+SIRST = Preset(
+    about="SIRST v1 at CPU size: crops around targets, 768 steps a cell, the teacher's model with random "
+    "weights",
+    settings={
+        "vfm": "random",
+        "epochs": 48,
+        "crop": 64,
+        "batch_size": 16,
+        "lr": 2e-3,
+        "lr_schedule": "cosine",
+        "target_fraction": 0.7,
+        "evolve_every": 4,
+        "outer_every": 4,
+        "eval_every": 4,
+    },
+    by_row={"small-unet": {"epochs": 75, "eval_every": 6}},
+)
+
+PAPER = Preset(
+    about="the published schedule, for a GPU: 256 crops, batches of 16, 300 or 400 epochs, all backbones",
+    settings={"crop": 256, "batch_size": 16},
+    by_row={"small-unet": {"epochs": 300}},
+    backbones=tuple(list_models()),
+)
+
+PRESETS: dict[str, Preset] = {"smoke": SMOKE, "sirst": SIRST, "paper": PAPER}

@@ -1,0 +1,66 @@
+"""Under which rules the figures were taken, in sentences: what a reader needs to judge and repeat them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from .aggregate import is_ok
+from .store import Result
+
+
+def protocol(results: Sequence[Result], command: str) -> list[str]:
+    """Sentences; where cells differ, all values are named."""
+    good = [one for one in results if is_ok(one)]
+    if not good:
+        return [f"Command: `{command}`.", "No cell has a result yet."]
+
+    def config(name: str) -> str:
+        return _all(good, lambda one: one["request"]["config"].get(name))
+
+    images = _all(good, lambda one: " / ".join(f"{one['images'][split]} {split}" for split in one["images"]))
+    convention = good[0]["convention"]
+    vfms = {_vfm(one) for one in good if one["recipe"]["row"] == "semantic-prior"}
+    versions = good[0]["versions"]
+    steps = sorted({(one["recipe"]["row"], one["steps"], one["request"]["config"]["epochs"]) for one in good})
+    return [
+        f"Data: {config('data')}, {images} images; split hash "
+        f"{_all(good, lambda one: one['split_hash'][:12])}.",
+        f"The weights that are tested are those with the best validation score "
+        f"({_all(good, lambda one: one['selection']['rule'])}); the test split is looked at once, after "
+        "that.",
+        "Metrics: " + ", ".join(f"{key} {value}" for key, value in convention.items()) + ", at native size.",
+        "Steps: " + ", ".join(f"{row} {count} ({epochs} epochs)" for row, count, epochs in steps)
+        + f"; crops of {config('crop')}, batches of {config('batch_size')}, {config('optimizer')}, "
+        f"lr {config('lr')} ({config('lr_schedule')}), precision {config('precision')}, ema {config('ema')}.",
+        "The teacher's frozen model: " + ("; ".join(sorted(vfms)) or "not used") + ".",
+        f"Threads {_all(good, lambda one: one['threads'])}, device {_all(good, lambda one: one['device'])}, "
+        f"{_all(good, lambda one: one['machine']['processor'])}; load when the cells began "
+        f"{_range(one['machine']['load'] for one in good)} (cells run side by side: their seconds are no "
+        "measure of speed).",
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + "; code "
+        + _all(good, lambda one: _code(one["code"])) + ".",
+        f"Command: `{command}`.",
+    ]  # fmt: skip
+
+
+def _all(results: Iterable[Result], get: Callable[[Result], Any]) -> str:
+    """The values that occur, in the order in which they first do."""
+    return ", ".join(dict.fromkeys(str(get(one)) for one in results))
+
+
+def _range(values: Iterable[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{min(known):.1f} to {max(known):.1f}" if known else "unknown"
+
+
+def _vfm(result: Result) -> str:
+    vfm = result.get("vfm")
+    if vfm is None:
+        return "none"
+    return f"{vfm['name']} with **random weights**" if vfm["random"] else f"{vfm['name']}, pretrained"
+
+
+def _code(code: dict[str, Any]) -> str:
+    commit = (code.get("commit") or "unknown")[:10]
+    return commit + (" with changes" if code.get("dirty") else "")
