@@ -84,7 +84,7 @@ SMOKE = Preset(
     seeds=(0, 1),
     ablation_seeds=1,
     synthetic=Synthetic(train=96, val=16, test=32, size=(64, 64)),
-    probes=4,
+    probes=2,
     probe_steps=(1, 3),
 )
 

@@ -49,12 +49,12 @@ class Store:
     def load(self, cell: Cell) -> Result | None:
         """What was measured for this very request; None if nothing was."""
         found = read_json(self.folder(cell).result)
-        return found if found is not None and found.get("request") == cell.request else None
+        return found if found is not None and _answers(found.get("request"), cell) else None
 
     def different(self, cell: Cell) -> list[str]:
         """The settings in which the stored cell, finished or not, differs from what is asked for."""
         stored = (read_json(self.folder(cell).job) or {}).get("request")
-        if stored is None or stored == cell.request:
+        if stored is None or _answers(stored, cell):
             return []
         old, new = stored["config"], cell.config
         names = sorted(name for name in {*old, *new} if old.get(name, ...) != new.get(name, ...))
@@ -63,10 +63,12 @@ class Store:
     def prepare(self, cell: Cell, job: dict[str, Any]) -> CellFolder:
         """The folder of a cell that is to be run: as it was left by the same request, else empty."""
         folder = self.folder(cell)
-        if (read_json(folder.job) or {}).get("request") != cell.request:
+        stored = (read_json(folder.job) or {}).get("request")
+        if not _answers(stored, cell):
             self.remove(cell)
+            stored = cell.request
         folder.result.unlink(missing_ok=True)
-        write_json(folder.job, {**job, "request": cell.request})
+        write_json(folder.job, {**job, "request": stored})
         return folder
 
     def save(self, cell: Cell, result: Result) -> None:
@@ -92,6 +94,13 @@ class Store:
             else:
                 foreign += 1
         return same, foreign
+
+
+def _answers(stored: dict[str, Any] | None, cell: Cell) -> bool:
+    """Whether what was asked for once is what is asked for now; a probe that nobody needs does no harm."""
+    if stored is None or stored["config"] != cell.config:
+        return False
+    return cell.probe is None or stored["probe"] == cell.probe
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

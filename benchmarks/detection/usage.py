@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import torch
 from hypergradient.memory import ResidentPeak
 
 from istd._files import write_json
@@ -33,7 +34,9 @@ class Usage:
         self._peak = ResidentPeak()
 
     def now(self) -> dict[str, float]:
-        """Seconds of work, CPU seconds of the process, both with those of the probe, and peak bytes."""
+        """Seconds of work, CPU seconds of the process, both with those of the probe, and peak bytes:
+        resident, and allocated on the GPU.
+        """
         probe = self._probe
         here = {
             "seconds": time.perf_counter() - self._began,
@@ -42,6 +45,8 @@ class Usage:
             "probe_cpu_seconds": 0.0 if probe is None else probe.cpu_seconds,
         }
         total = {name: here[name] + self._before.get(name, 0.0) for name in _SUMS}
+        cuda = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
+        total["cuda_peak_bytes"] = max(cuda, self._before.get("cuda_peak_bytes", 0))
         total["peak_bytes"] = max(self._peak.peak(), self._before.get("peak_bytes", 0))
         total["processes"] = self._before.get("processes", 0) + 1
         return total

@@ -142,6 +142,8 @@ def test_a_killed_cell_goes_on_and_the_probe_changes_nothing(
     assert (other_store.load(plain) or {})["metrics"] == other["metrics"]
     assert other_store.load(probed) is None
     assert other_store.different(probed) == ["probe"]
+    store.save(probed, one)
+    assert (store.load(plain) or {})["probes"] == one["probes"]  # more than was asked for
 
 
 def test_failing_cells_are_rows_and_do_not_stop_others(data: Path, tmp_path: Path) -> None:
