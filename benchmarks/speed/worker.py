@@ -1,0 +1,61 @@
+"""Measures one cell in a process of its own and writes what it found.
+
+python -m speed.worker '{"cell": "inner", ...}'
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from hypergradient.store import write
+
+from . import labels, measures, steps
+from .sides import Networks, Sides, threads
+from .timing import Contest, Job, run
+
+_WITH_NETWORKS: dict[str, Callable[[Networks], list[Contest]]] = {
+    "inner": steps.inner,
+    "outer": steps.outer,
+    "evolution": labels.evolution,
+    "evaluation": measures.evaluation,
+    "epoch": steps.epoch,
+}
+_WITHOUT: dict[str, Callable[[Sides], list[Contest]]] = {
+    "init": labels.init,
+    "metrics": measures.metrics,
+    "clustering": measures.clustering,
+}
+CELLS = ("inner", "outer", "init", "evolution", "metrics", "clustering", "evaluation", "epoch")
+
+
+def measure(job: Job) -> list[dict[str, object]]:
+    """The rows of a cell."""
+    threads(job)
+    name = job["cell"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        contests = _WITHOUT[name](Sides(job)) if name in _WITHOUT else _WITH_NETWORKS[name](Networks(job))
+        return [asdict(run(contest, job)) for contest in contests]
+
+
+def main() -> None:
+    """Do the job given on the command line; its result goes to the file that it names."""
+    job = json.loads(sys.argv[1])
+    before = os.getloadavg()[0]
+    rows = measure(job)
+    ceiling = None
+    if job["device"] != "cpu":
+        from .ceiling import measure_ceiling
+
+        ceiling = measure_ceiling(job)
+    write(Path(job["result"]), json.dumps({"rows": rows, "load": before, "ceiling": ceiling}))
+
+
+if __name__ == "__main__":
+    main()
