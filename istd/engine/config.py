@@ -69,6 +69,8 @@ class TrainConfig:
             nothing but `method="full"`.
         evolve_start: fraction of the run before which labels stay as they are.
         evolve_loss: labels evolve only once the mean loss of an epoch was below it; 0 asks for nothing.
+        label_fall: what the label of a predicted target does where the prediction ends: "decay", as
+            published, or "follow" it down as fast as up (`istd.labels.evolve_both_ways`).
         label_meet, label_rise, label_decay, lock: see `istd.labels.EvolutionSettings`. With
             `lock="saturated"` labels are also rounded to 8 bits whenever they evolve, as in the reference.
         mining: "bounded", or "reference", the rule of PAL's code (`istd.labels.REFERENCE_MINING`).
@@ -129,6 +131,7 @@ class TrainConfig:
     label_decay: float = _PRESET
     label_meet: Literal["core", "label"] = _PRESET
     label_rise: Literal["average", "raise"] = "average"
+    label_fall: Literal["decay", "follow"] = "decay"
     evolve_start: float = _PRESET
     evolve_loss: float = _PRESET
     evolve_every: int | None = None

@@ -16,6 +16,7 @@ from ..labels import (
     LabelStore,
     MiningSettings,
     evolve,
+    evolve_both_ways,
     from_uint8,
     initialize,
     is_selected,
@@ -161,6 +162,7 @@ def update_labels(
     settings = EvolutionSettings(
         lock=config.lock, decay=config.label_decay, meet=config.label_meet, rise=config.label_rise
     )
+    rule = evolve_both_ways if config.label_fall == "follow" else evolve
     changes: dict[str, np.ndarray] = {}
     splits = (
         (corpus.train, state.train, state.evolving_indices, "evolving training labels"),
@@ -170,7 +172,7 @@ def update_labels(
         report = None if progress is None else _titled(progress, title)
         for number, probability in probability_maps(predict, images, report, only=numbers):
             before = labels.image(number).cpu().numpy()
-            after = evolve(probability.cpu().numpy(), before, images.points[number], settings)
+            after = rule(probability.cpu().numpy(), before, images.points[number], settings)
             if config.lock == "saturated":
                 # The lock is on what reads 255 in 8 bits, so labels are kept as those would keep them.
                 after = from_uint8(to_uint8(after)).astype(np.float32)

@@ -13,6 +13,7 @@ from .calibrate import Calibration, calibrate
 from .canny import CannySettings
 from .contrast import ContrastSettings
 from .evolution import EvolutionSettings, evolve, from_uint8, kept_regions, to_uint8
+from .following import evolve_both_ways
 from .levels import LevelsSettings
 from .mining import (
     REFERENCE_MINING,
@@ -44,6 +45,7 @@ __all__ = [
     "calibrate",
     "compare_with_points",
     "evolve",
+    "evolve_both_ways",
     "from_uint8",
     "initialization_settings",
     "initialize",

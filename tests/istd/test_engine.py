@@ -18,6 +18,7 @@ from istd.engine import (
     TrainConfig,
     cluster_images,
     evaluate,
+    label_state,
     label_watch,
     load_corpus,
     pack_cache,
@@ -288,6 +289,18 @@ def test_labels_are_measured_again_only_when_they_have_changed(tmp_path, monkeyp
     update_labels(state, corpus, config, 70, lambda image: image * 0 - 20.0)
     watch.record(state)
     assert len(measured) == 4
+
+
+def test_labels_follow_predictions_down_where_asked(tmp_path, monkeypatch):
+    config = TrainConfig(data=str(write_folder(tmp_path / "data")))
+    corpus = load_corpus(config, CPU)
+    monkeypatch.setattr(label_state, "evolve_both_ways", lambda pred, label, points, settings: label * 0.25)
+    for fall, left in (("decay", 0.97), ("follow", 0.25)):
+        state = start_labels(tmp_path / f"{fall}.h5", corpus, config, CPU)
+        first = state.train.data.double().clone()
+        update_labels(state, corpus, replace(config, label_fall=fall), 70, lambda image: image * 0 - 20.0)
+        soft = first < 1  # of the others some are points, which are locked
+        assert torch.allclose(state.train.data.double()[soft], left * first[soft], atol=1e-6)
 
 
 @pytest.mark.parametrize(("rule", "mined"), [("bounded", 0), ("reference", 1)])
