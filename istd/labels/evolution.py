@@ -114,15 +114,16 @@ def evolve(
     check_same_shape(pred, label, "the prediction and the label")
     where = check_points(points, label.shape)
 
-    kept = np.flatnonzero(kept_regions(pred, label, settings))  # few pixels: flat positions are cheapest
+    labelled = label > settings.label_threshold
+    kept = np.flatnonzero(_kept(pred, labelled, settings))  # few pixels: flat positions are cheapest
     evolved = np.multiply(label, label.dtype.type(settings.decay), order="C")
     moved = (label.reshape(-1)[kept] + pred.reshape(-1)[kept].astype(label.dtype)) / 2
     evolved.reshape(-1)[kept] = (
         moved if settings.rise == "average" else np.maximum(moved, label.reshape(-1)[kept])
     )
     if settings.lock == "saturated":
-        labelled = np.flatnonzero(label > settings.label_threshold)  # few, and 1 is above any threshold
-        evolved.reshape(-1)[labelled[label.reshape(-1)[labelled] == 1.0]] = 1.0
+        above = np.flatnonzero(labelled)  # few, and 1 is above any threshold
+        evolved.reshape(-1)[above[label.reshape(-1)[above] == 1.0]] = 1.0
     else:
         evolved[where[:, 0], where[:, 1]] = 1.0
     return evolved
@@ -132,9 +133,14 @@ def kept_regions(
     pred: npt.NDArray[np.floating[Any]], label: npt.NDArray[np.floating[Any]], settings: EvolutionSettings
 ) -> npt.NDArray[np.bool_]:
     """Where the label will follow the prediction: bool [H, W], the union over the label's regions."""
-    height, width = label.shape
-    kept = np.zeros(label.shape, np.bool_)
-    labelled = label > settings.label_threshold
+    return _kept(pred, label > settings.label_threshold, settings)
+
+
+def _kept(
+    pred: npt.NDArray[np.floating[Any]], labelled: npt.NDArray[np.bool_], settings: EvolutionSettings
+) -> npt.NDArray[np.bool_]:
+    height, width = labelled.shape
+    kept = np.zeros(labelled.shape, np.bool_)
     regions = find_regions(labelled, settings.connectivity)
     full_area = settings.max_area * (height * width)
     half = settings.window // 2
