@@ -100,7 +100,11 @@ def _windows(mask: npt.NDArray[Any]) -> list[tuple[slice, slice]]:
 
     No region reaches over an empty row or column, whatever the connectivity.
     """
-    return [(band, columns) for band in _runs(mask.any(axis=1)) for columns in _runs(mask[band].any(axis=0))]
+    return [
+        (band, columns)
+        for band in _runs(np.asarray(mask.any(axis=1)))
+        for columns in _runs(np.asarray(mask[band].any(axis=0)))
+    ]
 
 
 def _runs(line: npt.NDArray[np.bool_]) -> list[slice]:
