@@ -152,7 +152,7 @@ def axis_table(name: str, lines: Sequence[Line]) -> Table:
             " cosine, norm ratio: of the method's hypergradient to the exact one through T inner steps "
             "(`bilevel.Unrolled(T)`, same point, same batches, the run's own losses), mean over a run's "
             "probes. its MB: live tensors at the peak. negative curvature: share of the linear solves that "
-            "met it. What the probe costs is not in the seconds."
+            "met it. What the probe costs is not in the seconds, but in the peak MB."
         )
     return Table(f"Ablation: {question}", tuple(columns), rows, note)
 
