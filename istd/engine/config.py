@@ -17,7 +17,7 @@ MethodName = Literal["full", "lesps", "pal", "semantic-prior"]
 HypergradientName = Literal["off", "gauss-newton", "unrolled", "implicit", "reference"]
 CouplingName = Literal["shared", "separate"]
 ModulationName = Literal["head", "cascade"]
-InitName = Literal["levels", "contrast", "canny", "points"]
+InitName = Literal["levels", "contrast", "learned", "canny", "points"]
 LossName = Literal["bce", "bce-iou", "hard-bce", "focal"]
 SelectionName = Literal["auto", "val-masks", "val-labels", "last"]
 LockName = Literal["points", "saturated"]
@@ -27,7 +27,16 @@ _PRESET: Any = None
 """The default of a field whose value is the method's own (`presets.py`); a configuration never keeps it."""
 
 _POSITIVE = frozenset(
-    {"lr", "outer_lr", "clusters", "vfm_layers", "evolve_every", "outer_every", "eval_every"}
+    {
+        "lr",
+        "outer_lr",
+        "clusters",
+        "vfm_layers",
+        "evolve_every",
+        "outer_every",
+        "eval_every",
+        "boundary_clusters",
+    }
 )
 _FRACTIONS = (
     "target_fraction",
@@ -63,7 +72,10 @@ class TrainConfig:
             weights, losses, hypergradients and the final evaluation stay in float32.
         deep_supervision: how losses of several heads are joined; "auto" is the backbone's own way.
         contrast_fraction: where `label_init` "levels" and "contrast" expect a target's boundary; None is
-            their own default. With `trusted_masks` it is the prior of the calibration.
+            their own default. With `trusted_masks` it is the prior of the calibration, and with "learned",
+            which needs some, of the fractions.
+        boundary_clusters: `label_init="learned"` learns a boundary fraction for each of so many kinds of
+            targets (`istd.labels.learn`).
         trusted_masks: how many training images, drawn by `val_seed`, may show their masks: these calibrate
             the start of the other labels, and are the labels of their images, for good. 0: masks train
             nothing but `method="full"`.
@@ -127,6 +139,8 @@ class TrainConfig:
     label_init: InitName = _PRESET
     contrast_fraction: float | None = None
     trusted_masks: int = 0
+    boundary_clusters: int = 4
+    boundary_hypergradient: Literal["unrolled", "implicit"] = "unrolled"
     lock: LockName = "points"
     label_decay: float = _PRESET
     label_meet: Literal["core", "label"] = _PRESET
@@ -193,6 +207,19 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0.0 <= value <= 1.0:
                 raise ConfigError(f"--{name.replace('_', '-')} is a fraction", found=value, expected="0 to 1")
+        if self.label_init == "learned" and self.method != "full":
+            if self.trusted_masks == 0:
+                raise ConfigError(
+                    "boundary fractions are learned from trusted masks",
+                    found="label_init=learned with trusted_masks=0",
+                    fix="allow some with --set trusted_masks=K, or start from --set label_init=levels",
+                )
+            if self.contrast_fraction in (0.0, 1.0):
+                raise ConfigError(
+                    "the prior of learned boundary fractions is out of range",
+                    found=f"contrast_fraction={self.contrast_fraction:g}",
+                    expected="between 0 and 1",
+                )
         if self.trusted_masks and self.method == "full":
             raise ConfigError(
                 "full supervision trusts all masks",

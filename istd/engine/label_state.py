@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from ..data import ImageSet
 from ..labels import (
     REFERENCE_MINING,
     EvolutionSettings,
+    InitialLabels,
     LabelStore,
     MiningSettings,
     evolve,
@@ -28,8 +31,11 @@ from ..ragged import RaggedImages
 from .config import TrainConfig
 from .corpus import Corpus
 from .evaluation import LogitFunction, probability_maps
+from .learned_labels import learn_start
 from .pack_cache import Progress
 from .trusted import calibrated_settings, draw_trusted, trusted_label
+
+Start = Callable[[np.ndarray, np.ndarray], InitialLabels]
 
 
 @dataclass
@@ -60,18 +66,25 @@ class LabelState:
         return [number for number in self.pool_indices if number not in self.trusted]
 
 
-def start_labels(path: Path, corpus: Corpus, config: TrainConfig, device: torch.device) -> LabelState:
+def start_labels(
+    path: Path,
+    corpus: Corpus,
+    config: TrainConfig,
+    device: torch.device,
+    progress: Progress | None = None,
+) -> LabelState:
     """Make the first labels from points and write them as version 0.
 
     Every validation image gets a label; a training image whose points mostly fail waits (PAL's rule). If all
     would wait, all are let in: a run must start with something. With `trusted_masks`, the masks of that many
-    training images are their labels and calibrate how the others start; see `trusted.py`.
+    training images are their labels and calibrate how the others start (`trusted.py`), or teach it
+    (`learned_labels.py`).
     """
     trusted = draw_trusted(corpus.train, config)
-    settings = calibrated_settings(corpus.train, trusted, config.label_init, _start_settings(config))
+    start, settings = _start(corpus.train, trusted, config, progress)
     train, val = (
         [
-            initialize(images.images.image(number).cpu().numpy(), points, config.label_init, settings)
+            start(images.images.image(number).cpu().numpy(), points)
             for number, points in enumerate(images.points)
         ]
         for images in (corpus.train, corpus.val)
@@ -100,6 +113,17 @@ def start_labels(path: Path, corpus: Corpus, config: TrainConfig, device: torch.
     return _in_memory(store, corpus, device)
 
 
+def _start(
+    train: ImageSet, trusted: tuple[int, ...], config: TrainConfig, progress: Progress | None
+) -> tuple[Start, dict[str, Any] | None]:
+    """How an image and its points become a label, and what is kept about it."""
+    if config.label_init == "learned":
+        learned = learn_start(train, trusted, config, progress)
+        return learned.initialize, learned.describe()
+    settings = calibrated_settings(train, trusted, config.label_init, _start_settings(config))
+    return partial(initialize, method=config.label_init, settings=settings), settings
+
+
 def _start_settings(config: TrainConfig) -> dict[str, float | bool] | None:
     """What the run sets of the initialisation; None leaves it its defaults."""
     settings: dict[str, float | bool] = {}
@@ -118,6 +142,8 @@ def describe_trusted(state: LabelState, corpus: Corpus) -> str:
     names = ", ".join(corpus.train.names[number] for number in state.trusted)
     settings = state.store.settings.get("label_settings") or {}
     found = f"; boundary fraction {settings['fraction']:g} by calibration" if "fraction" in settings else ""
+    if "fractions" in settings:
+        found = f"; boundary fractions {', '.join(f'{one:.2f}' for one in settings['fractions'])} learned"
     return f"{len(state.trusted)} trusted masks train as they are{found}: {names}"
 
 

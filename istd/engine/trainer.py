@@ -105,7 +105,7 @@ class Trainer:
         self.device = choose_device(self.config.device)
         with Bars(self.console, "setting up", 1, should_stop=self.stop) as bars:
             self._set_up(bars)
-            self._begin()
+            self._begin(bars)
         self.selection_images = selection_images(self.selection, self.corpus, self.labels)
         before = self.position.seconds
         self.log = JsonLines(self.folder.log)
@@ -158,7 +158,7 @@ class Trainer:
         self.average = WeightAverage(model, config.ema) if config.ema else None
         self.detector = Detector(self.average.model if self.average else model, self.vfm, header)
 
-    def _begin(self) -> None:
+    def _begin(self, bars: Bars) -> None:
         """Go on from the checkpoint, or make the first labels. The folder is written to from here on."""
         if not self.resume:
             self.folder.start(self.config)
@@ -167,7 +167,7 @@ class Trainer:
         if state is not None:
             self._restore(state)
         elif self.method.supervision == "points":
-            self.labels = start_labels(self.folder.labels, self.corpus, self.config, self.device)
+            self.labels = start_labels(self.folder.labels, self.corpus, self.config, self.device, bars)
             self.position.label_version = self.labels.store.latest
         if self.labels is not None and self.labels.trusted:
             self.console.print(describe_trusted(self.labels, self.corpus))

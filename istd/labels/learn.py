@@ -244,7 +244,7 @@ def boundary_solver(
         weights = (learning.prior_targets / trusted, learning.deviation_targets / trusted)
         return iou_loss(table, model, batch) + _LOSS_OFF_BEST * outer.pull(*weights)
 
-    implicit = bilevel.Implicit(bilevel.ConjugateGradient(max_iterations=50, tolerance=1e-4, damping=0.01))
+    implicit = bilevel.Implicit(bilevel.ConjugateGradient(max_iterations=10, tolerance=1e-3, damping=1.0))
     unrolled = bilevel.Unrolled(steps=learning.unroll_steps)
     return bilevel.Solver(
         inner,
