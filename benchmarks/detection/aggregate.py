@@ -8,13 +8,24 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .cells import MAIN
-from .presets import ROWS
+from .presets import PAL_PUBLISHED, ROWS
 from .store import Result
 
 METRICS = ("iou", "niou", "pd", "fa")
 STUDENT, TEACHER = "semantic-prior, student", "semantic-prior, teacher"
-LINES = ("full", "lesps", "pal", TEACHER, STUDENT, "small-unet, masks", "small-unet, static contrast labels")
+LINES = (
+    "full",
+    "lesps",
+    PAL_PUBLISHED,
+    "pal",
+    TEACHER,
+    STUDENT,
+    "small-unet, masks",
+    "small-unet, static contrast labels",
+)
 """Lines of the main table, in order."""
+
+_ORDER = ((STUDENT, "pal"), (STUDENT, PAL_PUBLISHED), ("pal", "lesps"), (PAL_PUBLISHED, "lesps"))
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,7 @@ def main_lines(results: Sequence[Result]) -> list[Line]:
             row, _, role = name.partition(", ") if name not in ROWS else (name, "", "student")
             together = [one for one in cells if one["recipe"]["backbone"] == backbone and _row(one) == row]
             if together:
-                full = "full" if row in ("full", "lesps", "pal", "semantic-prior") else "small-unet, masks"
+                full = "small-unet, masks" if row.startswith("small-unet") else "full"
                 upper = [one for one in cells if one["recipe"]["backbone"] == backbone and _row(one) == full]
                 found.append(_line(backbone, name, together, role, upper))
     return found
@@ -182,7 +193,7 @@ def order(lines: Sequence[Line]) -> list[dict[str, Any]]:
     found = []
     for backbone in dict.fromkeys(line.backbone for line in lines):
         of = {line.name: line for line in lines if line.backbone == backbone}
-        for better, worse in ((STUDENT, "pal"), ("pal", "lesps")):
+        for better, worse in _ORDER:
             if better not in of or worse not in of:
                 continue
             ours, theirs = (_by_seed(of[name]) for name in (better, worse))

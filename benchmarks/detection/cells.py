@@ -43,6 +43,16 @@ class Base:
         return cls(name, data, preset.settings, preset.by_row, given or {})
 
 
+def completed(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a stored cell, with the settings that were added since at their defaults.
+
+    A new setting leaves runs as they were unless it is used, so older cells still count.
+    """
+    now = TrainConfig(data=config["data"], method=config["method"], hypergradient=config["hypergradient"])
+    later: dict[str, Any] = json.loads(json.dumps(now.to_dict()))
+    return {**later, **config}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What a cell is, beside its base: backbone, row of the table, seed, and what differs from the row."""
@@ -137,7 +147,7 @@ def plan(
 
     for seed in seeds:
         for backbone in backbones:
-            for row in (row for row in ROWS if row in methods):
+            for row in (row for row in ROWS if row.partition(",")[0] in {*methods} - {"small-unet"}):
                 add(Recipe(backbone, row, seed, {}), (MAIN, ""))
         for row in (row for row in ROWS if row.startswith("small-unet") and "small-unet" in methods):
             add(Recipe(SMALL_UNET, row, seed, {}), (MAIN, ""))

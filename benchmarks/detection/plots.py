@@ -12,12 +12,14 @@ from istd.viz._figure import BLUE, GREEN, GREY, ORANGE, RED, new_figure, save_fi
 
 from .aggregate import STUDENT, TEACHER, axis_lines, is_ok, main_lines
 from .cells import MAIN
+from .presets import PAL_PUBLISHED
 from .store import Result
 
 _COLOURS = {
     "full": GREY,
     "lesps": RED,
     "pal": ORANGE,
+    PAL_PUBLISHED: "#CC79A7",
     "semantic-prior": BLUE,
     STUDENT: BLUE,
     TEACHER: "#56B4E9",

@@ -10,10 +10,14 @@ from istd.models import list_models
 METHODS = ("full", "lesps", "pal", "semantic-prior", "small-unet")
 """What `--methods` takes. "small-unet" is the baseline to beat, on static labels and on masks."""
 
+PAL_PUBLISHED = "pal, published start"
+"""PAL with the labels that it starts from in its paper; "pal" has those that all other methods start from."""
+
 ROWS: dict[str, dict[str, Any]] = {
     "full": {"method": "full"},
     "lesps": {"method": "lesps"},
     "pal": {"method": "pal"},
+    PAL_PUBLISHED: {"method": "pal", "label_init": "canny"},
     "semantic-prior": {"method": "semantic-prior"},
     "small-unet, masks": {"method": "full", "loss": "bce-iou", "target_fraction": 1.0},
     # Labels that never evolve.
@@ -89,21 +93,26 @@ SMOKE = Preset(
 )
 
 SIRST = Preset(
-    about="SIRST v1 at CPU size: crops around targets, 768 steps a cell, the teacher's model with random "
-    "weights",
+    about="SIRST v1 at CPU size: crops around targets and distractors, 1024 steps a cell, the teacher's "
+    "model with random weights",
     settings={
         "vfm": "random",
-        "epochs": 48,
+        "epochs": 64,
         "crop": 64,
         "batch_size": 16,
         "lr": 2e-3,
         "lr_schedule": "cosine",
-        "target_fraction": 0.7,
-        "evolve_every": 4,
-        "outer_every": 4,
-        "eval_every": 4,
+        "ema": 0.98,
+        "target_fraction": 0.5,
+        "distractor_fraction": 0.4,
+        "precision": "bfloat16",
+        "evolve_every": 16,
+        "outer_every": 8,
+        "outer_steps": 2,
+        "eval_every": 16,
     },
-    by_row={"small-unet": {"epochs": 75, "eval_every": 6}},
+    by_row={"small-unet": {"epochs": 75, "eval_every": 15}},
+    probes=6,
 )
 
 PAPER = Preset(

@@ -9,7 +9,7 @@ from typing import Any
 
 from istd._files import write_json
 
-from .cells import Base, Cell, Recipe
+from .cells import Base, Cell, Recipe, completed
 
 Result = dict[str, Any]
 """What `cell.json` holds; see `measure.py`."""
@@ -56,7 +56,7 @@ class Store:
         stored = (read_json(self.folder(cell).job) or {}).get("request")
         if stored is None or _answers(stored, cell):
             return []
-        old, new = stored["config"], cell.config
+        old, new = completed(stored["config"]), cell.config
         names = sorted(name for name in {*old, *new} if old.get(name, ...) != new.get(name, ...))
         return names or ["probe"]
 
@@ -86,7 +86,7 @@ class Store:
             if found is None or path.parent.name in planned:
                 continue
             try:
-                fits = Recipe(**found["recipe"]).config(base) == found["request"]["config"]
+                fits = Recipe(**found["recipe"]).config(base) == completed(found["request"]["config"])
             except Exception:  # written by another version, with settings or rows unknown to this one
                 fits = False
             if fits:
@@ -98,7 +98,7 @@ class Store:
 
 def _answers(stored: dict[str, Any] | None, cell: Cell) -> bool:
     """Whether what was asked for once is what is asked for now; a probe that nobody needs does no harm."""
-    if stored is None or stored["config"] != cell.config:
+    if stored is None or completed(stored["config"]) != cell.config:
         return False
     return cell.probe is None or stored["probe"] == cell.probe
 

@@ -196,6 +196,10 @@ class TrainConfig:
                     found=getattr(self, name),
                     expected=f"at least {low}",
                 )
+        for name in _FRACTIONS:
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value <= 1.0:
+                raise ConfigError(f"--{name.replace('_', '-')} is a fraction", found=value, expected="0 to 1")
         if self.target_fraction + self.distractor_fraction > 1 + 1e-9:
             raise ConfigError(
                 "crops on targets and on distractors are more than all",
@@ -203,10 +207,6 @@ class TrainConfig:
                 f"distractor_fraction={self.distractor_fraction}",
                 expected="at most 1 together",
             )
-        for name in _FRACTIONS:
-            value = getattr(self, name)
-            if value is not None and not 0.0 <= value <= 1.0:
-                raise ConfigError(f"--{name.replace('_', '-')} is a fraction", found=value, expected="0 to 1")
         if self.label_init == "learned" and self.method != "full":
             if self.trusted_masks == 0:
                 raise ConfigError(

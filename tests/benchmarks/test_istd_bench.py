@@ -188,6 +188,20 @@ def test_stored_cells_of_other_settings_are_left_out(tmp_path: Path) -> None:
     assert store.others(base, {here.slug}) == ([], 0)
 
 
+def test_a_setting_that_came_later_leaves_stored_cells_as_they_are(tmp_path: Path) -> None:
+    base = Base.of("tiny", TINY, "d")
+    (cell,) = cells_of(base, Recipe("mlclnet", "full", 0, {}))
+    older = {name: value for name, value in cell.config.items() if name != "distractor_fraction"}
+    store = Store(tmp_path)
+    stored = {"request": {"config": older, "probe": None}, "recipe": vars(cell.recipe), "status": "ok"}
+    store.save(cell, stored)
+    assert store.load(cell) == stored
+    (used,) = cells_of(
+        Base.of("tiny", TINY, "d", {"": {"distractor_fraction": 0.1}}), Recipe("mlclnet", "full", 0, {})
+    )
+    assert store.load(used) is None
+
+
 def test_the_plan_makes_each_cell_once_and_seeds_come_first() -> None:
     base = Base.of("tiny", TINY, "d", {"lesps": {"lr": 5e-4}})
     cells = plan(
@@ -200,8 +214,8 @@ def test_the_plan_makes_each_cell_once_and_seeds_come_first() -> None:
         ablation_seeds=1,
     )
     main = [cell for cell in cells if ("table", "") in cell.places]
-    assert [cell.recipe.seed for cell in main] == [0] * 10 + [1] * 10
-    assert len({cell.slug for cell in cells}) == len(cells) == 20 + 2 * (4 + 2)
+    assert [cell.recipe.seed for cell in main] == [0] * 12 + [1] * 12
+    assert len({cell.slug for cell in cells}) == len(cells) == 24 + 2 * (4 + 2)
     ours = next(cell for cell in cells if cell.recipe == Recipe("mlclnet", "semantic-prior", 0, {}))
     assert ours.places == (("table", ""), ("hypergradient", "gauss-newton"))
     assert ours.probe == {"count": 2, "steps": [1]}
