@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WeightAverage:
@@ -15,36 +17,51 @@ class WeightAverage:
     never sees it. As in common use the decay grows with the number n of steps, min(d, (1 + n)/(10 + n)), so
     that the average forgets where the weights started.
 
+    torch's `AveragedModel` counts steps in a tensor and asks it for the decay: on a GPU each step would wait.
+    Here n is a number of the host, and all weights move in a few kernels.
+
     Args:
         model: what is trained, on its device.
         decay: d, in (0, 1).
+
+    Attributes:
+        model: the network with the averaged weights, of the trained one's class.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        def average(old: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
-            if not old.is_floating_point():
-                return new
-            n = float(count)
-            return torch.lerp(old, new, 1.0 - min(decay, (1.0 + n) / (10.0 + n)))
-
+        self.model = copy.deepcopy(model)
         self._live = model
-        self._averaged = AveragedModel(model, avg_fn=average, use_buffers=True)
+        self._decay = decay
+        self._count = 0
 
-    @property
-    def model(self) -> nn.Module:
-        """The network with the averaged weights, of the trained one's class."""
-        module = self._averaged.module
-        assert isinstance(module, nn.Module)
-        return module
-
+    @torch.no_grad()
     def update(self) -> None:
         """Take the trained network's weights into the average, after a step."""
-        self._averaged.update_parameters(self._live)
+        n = self._count
+        move = get_ema_multi_avg_fn(min(self._decay, (1.0 + n) / (10.0 + n)))
+        old, new = _by_dtype(self.model), _by_dtype(self._live)
+        for dtype, averaged in old.items():
+            if n and dtype.is_floating_point:
+                move(averaged, new[dtype], None)
+            else:
+                torch._foreach_copy_(averaged, new[dtype])
+        self._count += 1
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averaged weights and the number of steps."""
-        return dict(self._averaged.state_dict())
+        weights = {f"module.{name}": value for name, value in self.model.state_dict().items()}
+        return {"n_averaged": torch.tensor(self._count), **weights}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go back to a state that `state_dict` gave."""
-        self._averaged.load_state_dict(state)
+        weights = {name.removeprefix("module."): value for name, value in state.items()}
+        self._count = int(weights.pop("n_averaged"))
+        self.model.load_state_dict(weights)
+
+
+def _by_dtype(model: nn.Module) -> dict[torch.dtype, list[Tensor]]:
+    """Parameters and buffers in their order, which is the same in a copy of the model."""
+    found: dict[torch.dtype, list[Tensor]] = {}
+    for value in (*model.parameters(), *model.buffers()):
+        found.setdefault(value.dtype, []).append(value)
+    return found
