@@ -11,9 +11,10 @@ demo: $(VENV)/installed  ## Train a detector from one point per target on genera
 test: $(VENV)/installed  ## Run the tests on all cores.
 	$(BIN)/python -m pytest -n auto
 
-lint: $(VENV)/installed  ## Style.
+lint: $(VENV)/installed  ## Style, and who may import whom (pyproject.toml, tool.importlinter).
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: $(VENV)/installed  ## Static types.
 	$(BIN)/mypy
