@@ -19,18 +19,11 @@ ROWS: dict[str, dict[str, Any]] = {
     "pal": {"method": "pal"},
     PAL_PUBLISHED: {"method": "pal", "label_init": "canny"},
     "semantic-prior": {"method": "semantic-prior"},
-    "small-unet, masks": {
-        "method": "full",
-        "loss": "bce-iou",
-        "target_fraction": 1.0,
-        "distractor_fraction": 0.0,
-    },
+    "small-unet, masks": {"method": "full", "loss": "bce-iou"},
     # Labels that never evolve.
     "small-unet, static contrast labels": {
         "method": "pal",
         "loss": "bce-iou",
-        "target_fraction": 1.0,
-        "distractor_fraction": 0.0,
         "label_init": "contrast",
         "evolve_start": 1.0,
     },
