@@ -18,6 +18,7 @@ LINES = (
     "lesps",
     PAL_PUBLISHED,
     "pal",
+    "static",
     TEACHER,
     STUDENT,
     "small-unet, masks",
@@ -25,7 +26,13 @@ LINES = (
 )
 """Lines of the main table, in order."""
 
-_ORDER = ((STUDENT, "pal"), (STUDENT, PAL_PUBLISHED), ("pal", "lesps"), (PAL_PUBLISHED, "lesps"))
+_ORDER = (
+    (STUDENT, "static"),
+    (STUDENT, "pal"),
+    (STUDENT, PAL_PUBLISHED),
+    ("pal", "lesps"),
+    (PAL_PUBLISHED, "lesps"),
+)
 
 
 @dataclass(frozen=True)

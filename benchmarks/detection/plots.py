@@ -20,6 +20,7 @@ _COLOURS = {
     "lesps": RED,
     "pal": ORANGE,
     PAL_PUBLISHED: "#CC79A7",
+    "static": "#F0E442",
     "semantic-prior": BLUE,
     STUDENT: BLUE,
     TEACHER: "#56B4E9",

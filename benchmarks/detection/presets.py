@@ -7,8 +7,9 @@ from typing import Any
 
 from istd.models import list_models
 
-METHODS = ("full", "lesps", "pal", "semantic-prior", "small-unet")
-"""What `--methods` takes. "small-unet" is the baseline to beat, on static labels and on masks."""
+METHODS = ("full", "lesps", "pal", "static", "semantic-prior", "small-unet")
+"""What `--methods` takes. "static" is the plain network on first labels that never evolve; "small-unet" is the
+baseline to beat, on static labels and on masks."""
 
 PAL_PUBLISHED = "pal, published start"
 """PAL with the labels that it starts from in its paper; "pal" has those that all other methods start from."""
@@ -18,9 +19,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "lesps": {"method": "lesps"},
     "pal": {"method": "pal"},
     PAL_PUBLISHED: {"method": "pal", "label_init": "canny"},
+    "static": {"method": "pal", "loss": "bce-iou", "evolve_start": 1.0},
     "semantic-prior": {"method": "semantic-prior"},
     "small-unet, masks": {"method": "full", "loss": "bce-iou"},
-    # Labels that never evolve.
     "small-unet, static contrast labels": {
         "method": "pal",
         "loss": "bce-iou",

@@ -214,8 +214,8 @@ def test_the_plan_makes_each_cell_once_and_seeds_come_first() -> None:
         ablation_seeds=1,
     )
     main = [cell for cell in cells if ("table", "") in cell.places]
-    assert [cell.recipe.seed for cell in main] == [0] * 12 + [1] * 12
-    assert len({cell.slug for cell in cells}) == len(cells) == 24 + 2 * (4 + 2)
+    assert [cell.recipe.seed for cell in main] == [0] * 14 + [1] * 14
+    assert len({cell.slug for cell in cells}) == len(cells) == 28 + 2 * (4 + 2)
     ours = next(cell for cell in cells if cell.recipe == Recipe("mlclnet", "semantic-prior", 0, {}))
     assert ours.places == (("table", ""), ("hypergradient", "gauss-newton"))
     assert ours.probe == {"count": 2, "steps": [1]}
