@@ -41,6 +41,7 @@ AXES: dict[str, Axis] = {
     "modulation": Axis("where the teacher's stage maps are modulated", "modulation", {}),
     "lock": Axis("which label pixels may never fall", "lock", {}),
     "clusters": Axis("how many cluster weights", "clusters", {"2": 2, "8": 8, "32": 32, "auto": None}),
+    "evolution": Axis("whether labels evolve", "evolve_start", {"off": 1.0, "after 20 %": 0.2}),
     "init": Axis("where labels start", "label_init", {}),
     "trusted": Axis("how many trusted masks", "trusted_masks", {"0": 0, "5": 5, "10": 10}),
 }
