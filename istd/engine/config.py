@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from ..errors import ConfigError
+from ..labels import list_initializations
 from ..models import DEFAULT_VFM, list_models
 from .presets import DEEP_SUPERVISION, METHOD_PRESETS, method_preset, scaled_interval
 
-MethodName = Literal["full", "lesps", "pal", "semantic-prior"]
 HypergradientName = Literal["off", "gauss-newton", "unrolled", "implicit", "reference"]
 CouplingName = Literal["shared", "separate"]
 ModulationName = Literal["head", "cascade"]
-InitName = Literal["levels", "contrast", "learned", "canny", "points"]
 LossName = Literal["bce", "bce-iou", "hard-bce", "focal"]
 SelectionName = Literal["auto", "val-masks", "val-labels", "last"]
 LockName = Literal["points", "saturated"]
@@ -92,7 +91,7 @@ class TrainConfig:
 
     # What to train, on what.
     data: str
-    method: MethodName = "semantic-prior"
+    method: str = "semantic-prior"
     backbone: str = "mlclnet"
     vfm: str = DEFAULT_VFM
     vfm_layers: int | None = None
@@ -136,7 +135,7 @@ class TrainConfig:
     gate_l1: float = 0.005
 
     # Labels.
-    label_init: InitName = _PRESET
+    label_init: str = _PRESET
     contrast_fraction: float | None = None
     trusted_masks: int = 0
     boundary_clusters: int = 4
@@ -163,7 +162,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         self._fill_in()
         for item in dataclasses.fields(self):
-            choices = _literal_choices(_HINTS[item.name])
+            choices = setting_choices(item.name)
             value = getattr(self, item.name)
             if choices and value not in choices and not (value is None and _optional(_HINTS[item.name])):
                 raise ConfigError(
@@ -286,6 +285,10 @@ class TrainConfig:
 
 def setting_choices(name: str) -> tuple[Any, ...]:
     """The values that a field may take, empty where it is open."""
+    if name == "method":
+        return tuple(METHOD_PRESETS)
+    if name == "label_init":  # "learned" is of a run, not of an image: `learned_labels.py`
+        return (*list_initializations(), "learned")
     return _literal_choices(_HINTS[name])
 
 

@@ -22,6 +22,7 @@ from ..models import (
     final_logits,
 )
 from .config import TrainConfig
+from .methods import method_class
 from .run_folder import RunFolder
 from .state_file import load_state, read_kind, save_state
 
@@ -30,7 +31,7 @@ NO_VFM = "none"
 
 def build_vfm(config: TrainConfig, device: torch.device) -> FrozenVFM | None:
     """The frozen model that `--vfm` names, or None where the method needs none. Raises `ModelError`."""
-    if config.method != "semantic-prior" or config.vfm == NO_VFM:
+    if not method_class(config.method).has_teacher or config.vfm == NO_VFM:
         return None
     return create_vfm(config.vfm, num_layers=config.vfm_layers).to(device)
 
@@ -44,7 +45,7 @@ def build_model(config: TrainConfig, vfm: FrozenVFM | None, mean: float, std: fl
         mean, std: of the training images in [0, 1]; the network normalises its input by them.
     """
     options: dict[str, Any] = {"prior": config.prior, "mean": mean, "std": std}
-    if config.method != "semantic-prior":
+    if not method_class(config.method).has_teacher:
         return create_model(config.backbone, **options)
     return create_teacher_student(
         config.backbone,

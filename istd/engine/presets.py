@@ -1,8 +1,10 @@
-"""What each method does unless told otherwise: the schedule of its paper, in one table."""
+"""What each method does unless told otherwise; its own file says how it differs from the schedule here."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from ..errors import ConfigError
 
 _COMMON: dict[str, Any] = {
     "epochs": 300,
@@ -21,37 +23,32 @@ _COMMON: dict[str, Any] = {
 }
 """The reference schedule of arXiv 2605.14346: labels evolve after 20 % of the epochs, as in PAL."""
 
-METHOD_PRESETS: dict[str, dict[str, Any]] = {
-    # Full supervision under the same schedule, so that the two can be compared.
-    "full": _COMMON,
-    # Ying et al., CVPR 2023: single points as first labels, Adam, and evolution from the first epoch whose
-    # loss is low enough. The figures are those of its public code.
-    "lesps": {
-        "epochs": 400,
-        "optimizer": "adam",
-        "lr": 5e-4,
-        "weight_decay": 0.0,
-        "lr_schedule": "step",
-        "loss": "focal",
-        "augment_warp": False,
-        "ema": 0.0,
-        "label_init": "points",
-        "label_decay": 1.0,
-        "label_meet": "label",
-        "evolve_start": 0.0,
-        "evolve_loss": 10.0,
-    },
-    # Yu et al., ICCV 2025: the figures of its public code but for the start of its labels, which is ours;
-    # `label_init=canny` is the published one.
-    "pal": {**_COMMON, "epochs": 400, "loss": "hard-bce"},
-    "semantic-prior": _COMMON,
-}
+METHOD_PRESETS: dict[str, dict[str, Any]] = {}
+"""Method → its settings; filled by `methods.register_method`."""
 
 EVOLVE_EVERY = 5
 """Epochs between label evolutions, and between visits of the outer problem, in a run of published length."""
 
 DEEP_SUPERVISION: dict[str, str] = {"dnanet": "sum", "sctransnet": "sum"}
 """How the losses of several heads are joined, by backbone, as in PAL's code; "mean" for all others."""
+
+
+def add_preset(method: str, differences: dict[str, Any]) -> None:
+    """Make the settings of a method known: the reference schedule with `differences`.
+
+    Raises:
+        ConfigError: the name is taken, or a difference is in a setting that is the same for all methods.
+    """
+    if method in METHOD_PRESETS:
+        raise ConfigError("a training method of this name is registered already", found=method)
+    unknown = sorted(set(differences) - set(_COMMON))
+    if unknown:
+        raise ConfigError(
+            f"the method {method!r} has a preset of other settings",
+            found=", ".join(unknown),
+            expected="some of " + ", ".join(_COMMON),
+        )
+    METHOD_PRESETS[method] = {**_COMMON, **differences}
 
 
 def method_preset(method: str, hypergradient: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ..ragged import RaggedImages
 from .config import TrainConfig
 from .corpus import Corpus
 from .label_state import LabelState
+from .methods import method_class
 
 
 def selection_rule(config: TrainConfig, corpus: Corpus) -> str:
@@ -26,7 +27,7 @@ def selection_rule(config: TrainConfig, corpus: Corpus) -> str:
         ConfigError: what the rule needs is not there.
     """
     has_masks = corpus.val.masks is not None
-    has_labels = config.method != "full"
+    has_labels = method_class(config.method).supervision == "points"
     if config.selection == "auto":
         return "val-masks" if has_masks else "val-labels" if has_labels else "last"
     if config.selection == "val-masks" and not has_masks:
@@ -37,7 +38,7 @@ def selection_rule(config: TrainConfig, corpus: Corpus) -> str:
         )
     if config.selection == "val-labels" and not has_labels:
         raise ConfigError(
-            "--set selection=val-labels needs a method that makes labels", found="--method full"
+            "--set selection=val-labels needs a method that makes labels", found=f"--method {config.method}"
         )
     return config.selection
 

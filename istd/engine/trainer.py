@@ -16,7 +16,6 @@ from rich.console import Console
 from ..data import distractors_of
 from ..errors import CheckpointError, ConfigError
 from ..metrics import MetricConvention
-from ..models import TeacherStudent
 from ..ragged import RaggedImages
 from .averaging import WeightAverage
 from .batches import Stream, open_stream
@@ -27,7 +26,7 @@ from .evaluation import evaluate
 from .features import open_features
 from .label_state import LabelState, describe_trusted, resume_labels, start_labels, update_labels
 from .label_watch import LabelWatch
-from .methods import Full, Lesps, Method, Pal, SemanticPrior
+from .methods import Method, method_class
 from .position import Position
 from .progress import Bars
 from .results import TrainedRun, finish_run
@@ -136,7 +135,8 @@ class Trainer:
     def _set_up(self, bars: Bars) -> None:
         config = self.config
         self.corpus: Corpus = load_corpus(config, self.device, bars)
-        if config.method == "full" and self.corpus.train.masks is None:
+        supervision = method_class(config.method).supervision
+        if supervision == "masks" and self.corpus.train.masks is None:
             raise ConfigError(
                 "full supervision needs masks",
                 found=f"training images without masks in {config.data}",
@@ -182,7 +182,7 @@ class Trainer:
             name: torch.zeros(len(split), dtype=torch.int64, device=self.device)
             for name, split in (("train", corpus.train), ("val", corpus.val))
         }
-        if config.method != "semantic-prior":
+        if not method_class(config.method).uses_clusters:
             return 1
         found = cluster_images(corpus.train, config.clusters, config.seed, bars)
         self.clusters["train"] = torch.as_tensor(found.assignment, device=self.device)
@@ -200,16 +200,7 @@ class Trainer:
         }
 
     def _method(self, model: torch.nn.Module, num_clusters: int) -> Method:
-        match self.config.method:
-            case "full":
-                return Full(self.config, model)
-            case "lesps":
-                return Lesps(self.config, model)
-            case "pal":
-                return Pal(self.config, model)
-            case _:
-                assert isinstance(model, TeacherStudent)
-                return SemanticPrior(self.config, model, num_clusters)
+        return method_class(self.config.method).build(self.config, model, num_clusters)
 
     # -- training ---------------------------------------------------------------------------------------
 

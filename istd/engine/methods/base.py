@@ -21,15 +21,25 @@ class Method(abc.ABC):
         supervision: "masks" trains on the true masks, "points" on labels grown from points.
         model: what is trained.
         labeller: which of the model's answers makes new labels, "student" or "teacher".
+        has_teacher: whether the model is teacher and student (`TeacherStudent`) or the plain backbone.
+        uses_clusters: whether training images are clustered; else all are of one cluster.
+        has_outer_problem: whether `outer_step` is called.
     """
 
     supervision: ClassVar[Literal["masks", "points"]]
     labeller: ClassVar[Literal["student", "teacher"]] = "student"
+    has_teacher: ClassVar[bool] = False
+    uses_clusters: ClassVar[bool] = False
     has_outer_problem: bool = False
 
     def __init__(self, config: TrainConfig, model: nn.Module) -> None:
         self.config = config
         self.model = model
+
+    @classmethod
+    def build(cls, config: TrainConfig, model: nn.Module, num_clusters: int) -> Method:
+        """What the loop calls to make one. The base class has no use for the number of clusters."""
+        return cls(config, model)
 
     @abc.abstractmethod
     def train_step(self, batch: TrainBatch) -> float:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from .base import PlainMethod
+from .registry import register_method
 
 
+@register_method("full")  # the same schedule, so that the two can be compared
 class Full(PlainMethod):
     """Trains on `batch.label`, which the loop fills from the masks."""
 

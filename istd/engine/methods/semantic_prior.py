@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import bilevel
 
@@ -30,13 +30,17 @@ from ..batches import TrainBatch
 from ..config import TrainConfig
 from .base import Method, make_optimizer
 from .reference_update import ReferenceGaussNewton, ReferenceStep
+from .registry import register_method
 
 
+@register_method("semantic-prior")
 class SemanticPrior(Method):
     """Teacher and student through `bilevel.Solver`, one weight per cluster of training images."""
 
     supervision: ClassVar[Literal["masks", "points"]] = "points"
     labeller: ClassVar[Literal["student", "teacher"]] = "teacher"
+    has_teacher: ClassVar[bool] = True
+    uses_clusters: ClassVar[bool] = True
 
     def __init__(self, config: TrainConfig, model: TeacherStudent, num_clusters: int) -> None:
         super().__init__(config, model)
@@ -62,6 +66,12 @@ class SemanticPrior(Method):
             self.student_optimizer = torch.optim.AdamW(model.student.parameters(), lr=config.outer_lr)
             optimizers = (self.outer_optimizer, self.student_optimizer)
             self.reference_step = ReferenceStep(self.solver, model.student, optimizers)
+
+    @classmethod
+    def build(cls, config: TrainConfig, model: nn.Module, num_clusters: int) -> SemanticPrior:
+        """What the loop calls to make one."""
+        assert isinstance(model, TeacherStudent)
+        return cls(config, model, num_clusters)
 
     def inner_loss(self, model: TeacherStudent, weights: bilevel.ClusterWeights, batch: TrainBatch) -> Tensor:
         """The inner loss of a training batch, a scalar: the teacher's, and the student's own."""
