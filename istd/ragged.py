@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._transfer import to_device
 from .errors import DataError
 
 
@@ -132,7 +133,7 @@ class RaggedImages:
         """
         height, width = (size, size) if isinstance(size, int) else size
         device = self.device
-        index, top, left = index.to(device), top.to(device), left.to(device)
+        index, top, left = (to_device(part, device) for part in (index, top, left))
         rows = top[:, None] + torch.arange(height, device=device)
         columns = left[:, None] + torch.arange(width, device=device)
         last_row, last_column = self.heights[index, None] - 1, self.widths[index, None] - 1

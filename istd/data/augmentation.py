@@ -12,8 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from kornia.geometry.transform import warp_affine
+import torch.nn.functional as F
 from torch import Tensor
+
+from .._transfer import to_device
 
 _OPERATIONS = {
     "flip_vertical": 0.5,
@@ -108,18 +110,22 @@ def _choose(count: int, generator: torch.Generator, settings: AugmentSettings) -
 
 
 def _turn(both: Tensor, chosen: dict[str, Tensor], turns: Tensor) -> Tensor:
-    """Flips, transposition and quarter turns as one transposition and two flips."""
+    """Flips, transposition and quarter turns as one transposition and two flips: one gather for all crops."""
     turns = torch.where(chosen["quarter_turns"], turns, 0)
     transposed = chosen["transpose"] ^ (turns % 2 == 1)
     vertical = chosen["flip_vertical"] ^ ((turns == 1) | (turns == 2))
     horizontal = chosen["flip_horizontal"] ^ ((turns == 2) | (turns == 3))
-    ways = torch.stack([transposed, vertical, horizontal], 1)
-    for way in torch.unique(ways, dim=0).tolist():
-        if any(way):
-            places = torch.nonzero((ways == torch.tensor(way)).all(1)).squeeze(1).to(both.device)
-            turned = both[places].transpose(2, 3) if way[0] else both[places]
-            both = both.index_copy(0, places, turned.flip([axis for axis in (2, 3) if way[axis - 1]]))
-    return both
+    if not bool((transposed | vertical | horizontal).any()):
+        return both
+    side = both.shape[-1]
+    forward = torch.arange(side)
+    backward = side - 1 - forward
+    # Pixel (y, x) comes from (ys[y], xs[x]) or, transposed, from (xs[x], ys[y]).
+    ys = torch.where(vertical[:, None], backward, forward) * torch.where(transposed, 1, side)[:, None]
+    xs = torch.where(horizontal[:, None], backward, forward) * torch.where(transposed, side, 1)[:, None]
+    ys, xs = to_device(torch.stack([ys, xs]), both.device)
+    source = (ys[:, :, None] + xs[:, None, :]).flatten(1)[:, None]
+    return both.flatten(2).gather(2, source.expand(-1, both.shape[1], -1)).view_as(both)
 
 
 def _move(both: Tensor, chosen: dict[str, Tensor], draws: Tensor, settings: AugmentSettings) -> Tensor:
@@ -135,16 +141,15 @@ def _move(both: Tensor, chosen: dict[str, Tensor], draws: Tensor, settings: Augm
     side = both.shape[-1]
     angle = torch.deg2rad(settings.degrees * draws[0]) * chosen["rotate"]
     scale = 1 + settings.scale * draws[1] * chosen["scale"]
-    shift = settings.shift * side * draws[2:] * chosen["shift"]
-    cosine, sine = scale * angle.cos(), scale * angle.sin()
-    linear = torch.stack([torch.stack([cosine, -sine], -1), torch.stack([sine, cosine], -1)], -2)
-    centre = torch.full((2, 1), (side - 1) / 2)
-    matrix = torch.cat([linear, centre - linear @ centre + shift.T[:, :, None]], -1)
-    places = moved.to(both.device)
-    warped = warp_affine(
-        both[places], matrix[moved].to(both), (side, side), mode="bilinear", padding_mode="reflection"
-    )
-    return both.index_copy(0, places, warped)
+    # In half sides from the centre, a point p goes to scale · R(angle) · p + shift; this is the way back.
+    shift = settings.shift * side * draws[2:] * chosen["shift"] / (max(side - 1, 1) / 2)
+    cosine, sine = angle.cos() / scale, angle.sin() / scale
+    back = torch.stack([torch.stack([cosine, sine], -1), torch.stack([-sine, cosine], -1)], -2)
+    matrix = torch.cat([back, -back @ shift.T[:, :, None]], -1)[moved]
+    crops = both.index_select(0, to_device(moved, both.device))
+    grid = F.affine_grid(to_device(matrix, both.device), list(crops.shape), align_corners=True)
+    warped = F.grid_sample(crops, grid, mode="bilinear", padding_mode="reflection", align_corners=True)
+    return _with_rows(both, moved, warped)
 
 
 def _change_levels(
@@ -153,7 +158,7 @@ def _change_levels(
     """Multiply, then add; neither lifts the brightest pixel above full scale."""
     gain = 1 + settings.contrast * torch.where(chosen["contrast"], stronger, 0.0)
     offset = settings.brightness * torch.where(chosen["brightness"], brighter, 0.0)
-    gain, offset = (value.to(image.device)[:, None, None, None] for value in (gain, offset))
+    gain, offset = to_device(torch.stack([gain, offset]), image.device)[..., None, None, None]
     top = image.amax((2, 3), keepdim=True)
     gain = torch.minimum(gain, torch.clamp(1 / top.clamp_min(1e-6), min=1.0))
     offset = torch.minimum(offset, (1 - gain * top).clamp_min(0))
@@ -169,5 +174,15 @@ def _add_noise(
     low, high = settings.noise
     sigma = (low + (high - low) * draw[noisy])[:, None, None, None]
     noise = sigma * torch.randn(len(noisy), *image.shape[1:], generator=generator)
-    places = noisy.to(image.device)
-    return image.index_add(0, places, noise.to(image))
+    clean = image.index_select(0, to_device(noisy, image.device))
+    return _with_rows(image, noisy, clean + to_device(noise, image.device))
+
+
+def _with_rows(batch: Tensor, places: Tensor, rows: Tensor) -> Tensor:
+    """`batch` with `rows` in the given places, int64 on the host.
+
+    By a lookup: writing to places waits for a GPU where kernels have to be repeatable.
+    """
+    source = torch.arange(len(batch))
+    source[places] = torch.arange(len(batch), len(batch) + len(places))
+    return torch.cat([batch, rows]).index_select(0, to_device(source, batch.device))

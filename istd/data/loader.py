@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from .._transfer import to_device
 from ..errors import ConfigError, DataError
 from ..ragged import RaggedImages
 from .augmentation import AugmentSettings, augment
@@ -22,7 +23,7 @@ class Batch:
     """B crops.
 
     Attributes:
-        index: int64 [B], which image of the `ImageSet` each crop is from.
+        index: int64 [B] on the host, which image of the `ImageSet` each crop is from.
         image: float32 [B, 1, n, n], gray levels divided by 255.
         label: float32 [B, 1, n, n] in [0, 1].
         top, left: int64 [B] on the host, where in its image each crop was cut.
@@ -160,11 +161,12 @@ class CropLoader:
         index = self._epoch_order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
         generator = self._generator(epoch, step)
         top, left = self._place(index, generator)
-        image = self.images.images.crop(index, top, left, self.crop).float() / 255
-        label = self.labels.crop(index, top, left, self.crop).float()
+        where = to_device(torch.stack([index, top, left]), self.images.images.device)
+        image = self.images.images.crop(*where, self.crop).float() / 255
+        label = self.labels.crop(*where, self.crop).float()
         if self._augment is not None:
             image, label = augment(image, label, generator, self._augment)
-        return Batch(index.to(image.device), image, label, top, left)
+        return Batch(index, image, label, top, left)
 
     def _generator(self, epoch: int, step: int) -> torch.Generator:
         """A generator of its own for each batch; step −1 is the order of the epoch."""

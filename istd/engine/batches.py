@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from .._transfer import to_device
 from ..data import AugmentSettings, Batch, CropLoader, ImageSet
 from ..ragged import RaggedImages
 from .config import TrainConfig
@@ -51,7 +52,8 @@ class Stream:
     def batch(self, step: int) -> TrainBatch:
         """Batch number `step`, counted on over the loader's epochs, however long those are."""
         crops = self.loader.batch(*divmod(step, self.loader.steps_per_epoch))
-        return TrainBatch(crops.image, self.features(crops), crops.label, self.clusters[crops.index])
+        cluster = self.clusters[to_device(crops.index, self.clusters.device)]
+        return TrainBatch(crops.image, self.features(crops), crops.label, cluster)
 
 
 def open_stream(

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .._transfer import to_device
 from ..data import Batch
 from ..errors import ConfigError
 from ..models import CacheReport, FrozenVFM, VFMCache
@@ -110,4 +111,4 @@ class CachedFeatures:
             )
             for number, top, left in places
         ]
-        return torch.stack(maps).to(batch.image.device)
+        return to_device(torch.stack(maps), batch.image.device)

@@ -99,7 +99,6 @@ def versions() -> dict[str, str]:
         "torch",
         "torchopt",
         "timm",
-        "kornia",
         "numpy",
         "opencv-python-headless",
         "scikit-learn",
