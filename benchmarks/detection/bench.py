@@ -12,6 +12,8 @@ from common.machine import load, load_warning
 from rich.console import Console
 from rich.markup import escape
 
+from istd.engine import RunFolder
+
 from .cells import Base, Cell
 from .plots import draw_all
 from .pool import Limits, Pool, epochs_done
@@ -66,7 +68,16 @@ class Bench:
 
         Raises:
             KeyboardInterrupt: stopped; what was done is kept.
+            CheckpointError: another benchmark runs in this folder.
         """
+        folder = RunFolder(self._out)
+        folder.acquire()
+        try:
+            self._run(cells, only, limit, fresh)
+        finally:
+            folder.release()
+
+    def _run(self, cells: Sequence[Cell], only: Sequence[str], limit: int, fresh: bool) -> None:
         say = self._console.print
         wanted = [cell for cell in cells if any(fnmatch.fnmatchcase(cell.slug, one) for one in only)]
         if fresh:

@@ -32,9 +32,9 @@ from detection.store import CellFolder, Store, read_json
 from detection.worker import make_cell
 
 from istd.data import SyntheticDataset, pack
-from istd.engine import load_state
+from istd.engine import RunFolder, load_state
 from istd.engine import results as results_module
-from istd.errors import ConfigError
+from istd.errors import CheckpointError, ConfigError
 
 TINY = Preset(
     about="",
@@ -186,6 +186,17 @@ def test_stored_cells_of_other_settings_are_left_out(tmp_path: Path) -> None:
     assert store.others(base, {planned.slug}) == ([stored], 0)
     assert store.others(changed, {planned.slug}) == ([], 1)
     assert store.others(base, {here.slug}) == ([], 0)
+
+
+def test_two_benchmarks_in_one_folder_are_refused(tmp_path: Path) -> None:
+    other = RunFolder(tmp_path)
+    other.acquire()
+    try:
+        with pytest.raises(CheckpointError, match="another process"):
+            make_bench(tmp_path, Base.of("tiny", TINY, "d")).run([])
+    finally:
+        other.release()
+    make_bench(tmp_path, Base.of("tiny", TINY, "d")).run([])
 
 
 def test_a_setting_that_came_later_leaves_stored_cells_as_they_are(tmp_path: Path) -> None:
