@@ -43,6 +43,7 @@ cells:
   clustering       descriptors of an image; clusters of a table of descriptors
   evaluation       an image through student and teacher, with metrics
   epoch            steps with their loading; with all of the above, a whole epoch
+  ceiling          the fastest product and copy of this machine, and the share of it that we reach
 
 allocator settings, through glibc's environment variables, alike for both sides:
   default  as glibc comes; tuned  mmap and trim thresholds of 1 GiB, as istd's commands set them"""

@@ -37,7 +37,7 @@ class Cell:
     Attributes:
         status: "ok" or "failed", then `reason` says why.
         load: of the machine when it began.
-        ceiling: on a GPU, see `ceiling.py`.
+        ceiling: of the cell of that name, see `ceiling.Ceiling`.
     """
 
     cell: str
@@ -46,7 +46,7 @@ class Cell:
     reason: str = ""
     rows: list[Row] = field(default_factory=list)
     load: float | None = None
-    ceiling: dict[str, float] | None = None
+    ceiling: dict[str, Any] | None = None
 
 
 @dataclass
@@ -183,8 +183,7 @@ def markdown(
         elif cell.load is not None and cell.load > BUSY * cores:
             text.append(f"- the load was {cell.load:.2f} before {cell.cell} ({cell.allocator}): not quiet")
         if cell.ceiling:
-            values = ", ".join(f"{key} {value:.3g}" for key, value in cell.ceiling.items())
-            text.append(f"- ceiling of the card, in {cell.cell}: {values}")
+            text += _ceiling(cell.ceiling, cell.allocator)
     text += [
         "",
         "Medians; ± is half of the interquartile range. *Ratio*: reference / ours, both under this allocator "
@@ -193,6 +192,27 @@ def markdown(
         "",
     ]
     return "\n".join(text)
+
+
+def _ceiling(ceiling: dict[str, Any], allocator: str) -> list[str]:
+    """What the machine can do at most, and what is reached."""
+    products = ", ".join(f"{rate:.4g} GFLOP/s in {name}" for name, rate in ceiling["products"].items())
+    return [
+        "",
+        f"## Ceiling, allocator {allocator}",
+        "",
+        f"A large matrix product: {products}; a large copy: {ceiling['copy_gb_s']:.3g} GB/s, read and "
+        "written. Only the FLOPs of convolutions and products are counted below.",
+        "",
+        "| what | precision | GFLOP | ms | GFLOP/s | of the ceiling |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+        *(
+            f"| {one['name']} | {one['precision']} | {one['gflop']:.4g} | {one['ms']:.4g} "
+            f"| {one['gflop_s']:.4g} | {one['fraction']:.0%} |"
+            for one in ceiling["reached"]
+        ),
+        "",
+    ]
 
 
 def _row(line: Line) -> str:

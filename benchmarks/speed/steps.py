@@ -231,10 +231,10 @@ def _their_epoch(sides: Networks, steps: int) -> Callable[[], object]:
     return run
 
 
-def _autocast(sides: Networks) -> Callable[[], float]:
+def _autocast(sides: Networks) -> Callable[[], Tensor]:
     method = sides.method()
 
-    def step() -> float:
+    def step() -> Tensor:
         with torch.autocast(sides.device.type, dtype=torch.bfloat16):
             batch: TrainBatch = sides.batch()
             return method.train_step(batch)

@@ -12,10 +12,12 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from hypergradient.store import write
 
 from . import labels, measures, steps
+from .ceiling import measure_ceiling
 from .sides import Networks, Sides, threads
 from .timing import Contest, Job, run
 
@@ -31,30 +33,26 @@ _WITHOUT: dict[str, Callable[[Sides], list[Contest]]] = {
     "metrics": measures.metrics,
     "clustering": measures.clustering,
 }
-CELLS = ("inner", "outer", "init", "evolution", "metrics", "clustering", "evaluation", "epoch")
+CELLS = ("inner", "outer", "init", "evolution", "metrics", "clustering", "evaluation", "epoch", "ceiling")
 
 
-def measure(job: Job) -> list[dict[str, object]]:
-    """The rows of a cell."""
+def measure(job: Job) -> dict[str, Any]:
+    """The rows of a cell, or what the machine can do at most."""
     threads(job)
     name = job["cell"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        if name == "ceiling":
+            return {"rows": [], "ceiling": measure_ceiling(Networks({**job, "reference": ""}))}
         contests = _WITHOUT[name](Sides(job)) if name in _WITHOUT else _WITH_NETWORKS[name](Networks(job))
-        return [asdict(run(contest, job)) for contest in contests]
+        return {"rows": [asdict(run(contest, job)) for contest in contests], "ceiling": None}
 
 
 def main() -> None:
     """Do the job given on the command line; its result goes to the file that it names."""
     job = json.loads(sys.argv[1])
     before = os.getloadavg()[0]
-    rows = measure(job)
-    ceiling = None
-    if job["device"] != "cpu":
-        from .ceiling import measure_ceiling
-
-        ceiling = measure_ceiling(job)
-    write(Path(job["result"]), json.dumps({"rows": rows, "load": before, "ceiling": ceiling}))
+    write(Path(job["result"]), json.dumps({**measure(job), "load": before}))
 
 
 if __name__ == "__main__":

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from speed import cli
+from speed.ceiling import Ceiling, reach
 from speed.images import load_images
 from speed.report import EPOCH_ON_GPU, Cell, lines, markdown
 from speed.timing import Contest, Row, run
@@ -86,6 +89,19 @@ def test_other_work_has_no_ratio_and_unequal_results_are_shown() -> None:
     assert "NOT equal" in text
     assert "failed: inner (default): code 1: out of luck" in text
     assert "the load was 9.00 before outer" in text
+
+
+def test_the_share_of_the_ceiling_is_counted_and_shown() -> None:
+    a = torch.randn(32, 48, requires_grad=True)
+    found = reach(
+        "a product", "float32", lambda: (a @ a.T).sum().backward(), Ceiling({"float32": 10.0}, 1.0), JOB
+    )
+    assert found.gflop == pytest.approx(3 * 2 * 32 * 32 * 48 / 1e9)
+    assert found.fraction == pytest.approx(found.gflop / (found.ms / 1e3) / 10.0)
+    ceiling = Ceiling({"float32": 100.0, "bfloat16": 400.0}, 8.0, [found])
+    text = markdown([], [Cell("ceiling", "tuned", ceiling=asdict(ceiling))], {}, {}, cores=2)
+    assert "100 GFLOP/s in float32, 400 GFLOP/s in bfloat16; a large copy: 8 GB/s" in text
+    assert "| a product | float32 |" in text
 
 
 def test_generated_images_have_the_crop_s_size_masks_and_points() -> None:
