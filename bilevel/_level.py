@@ -77,6 +77,11 @@ class Level:
         elif self.schedule is not None:
             self.schedule.step(loss)
 
+    @property
+    def needs_loss(self) -> bool:
+        """Whether the scheduler looks at the loss given to `apply`."""
+        return self.schedule is not None and self.schedule.needs_loss
+
     @contextlib.contextmanager
     def schedule_held(self) -> Iterator[None]:
         """Within, the learning rate stays as it is; the scheduler takes its steps when the block ends."""

@@ -56,7 +56,7 @@ class TorchOptimizer(LiveOptimizer):
             for p in held:
                 p.grad = None
             for p, grad in zip(parameters, grads, strict=True):
-                p.grad = grad
+                p.grad = None if grad is None else _laid_out(grad, p)
             self.optimizer.step()
         finally:
             for p, grad in zip(held, before, strict=True):
@@ -248,6 +248,19 @@ def live_optimizer(optimizer: object, parameters: Mapping[str, Tensor], level: s
             fix="leave them out, or move their module into `inner`",
         )
     return TorchOptimizer(optimizer)
+
+
+def _laid_out(grad: Tensor, parameter: Tensor) -> Tensor:
+    """The gradient with its entries in the parameter's order in memory, as `backward()` leaves it.
+
+    Fused optimisers go through both as they lie there; on a CPU they do not even notice a difference.
+    """
+    if grad.layout != torch.strided:
+        return grad
+    sizes = zip(grad.shape, grad.stride(), parameter.stride(), strict=True)
+    if all(own == wanted for size, own, wanted in sizes if size > 1):
+        return grad
+    return torch.empty_like(parameter).copy_(grad)
 
 
 def _some(names: list[str]) -> str:

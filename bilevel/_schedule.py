@@ -47,6 +47,11 @@ class Schedule:
             )
         self.scheduler = scheduler
 
+    @property
+    def needs_loss(self) -> bool:
+        """Whether it watches the loss."""
+        return isinstance(self.scheduler, ReduceLROnPlateau)
+
     def step(self, loss: float) -> None:
         """After an update; `loss` is what ReduceLROnPlateau watches."""
         if isinstance(self.scheduler, ReduceLROnPlateau):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from ._checks import check_options
@@ -19,7 +20,7 @@ from ._level import Level
 from ._live_gradient import live_gradient
 from ._restart import RestartPoint
 from ._state import load_solver_state, solver_state
-from ._types import Loss
+from ._types import Loss, MaybeTensors, NamedTensors, Tensors
 from .batches import Batches
 from .callbacks import Callback
 from .clipping import Clip
@@ -190,6 +191,20 @@ class Solver:
         """
         return self._move_inner(self._inner.batches(train))
 
+    def inner_update(self, train: Any) -> Tensor:
+        """`inner_step` for loops that look at losses later: on an accelerator nothing waits for the device.
+
+        Returns:
+            The inner loss before the update, a scalar on its device, not finite where its gradient is not.
+            The update is taken all the same, whatever `on_nonfinite` is: such a loss says that the modules
+            are spoilt.
+        """
+        loss, norm, parameters, grads, outer = self._differentiate(self._inner.batches(train))
+        seen = loss.item() if self._inner.needs_loss else math.nan
+        self._inner.apply(parameters, grads, outer, seen)
+        self.counts["inner_steps"] += 1
+        return torch.where(torch.isfinite(norm), loss, math.nan)
+
     def step(self, train: Any, val: Any) -> StepInfo:
         """Hypergradient → outer update → `inner_steps` inner updates, unless `unroll` asks for another order.
 
@@ -299,28 +314,14 @@ class Solver:
 
     def _move_inner(self, batches: Batches) -> StepInfo:
         began = time.perf_counter()
-        parameters = tuple(self.problem.inner_parameters().values())
-        outer = {name: p.detach() for name, p in self.problem.outer_parameters().items()}
-        where = self.problem.describe("inner")
         buffers = fork(self.problem.buffers())
-        with self._precision():
-            loss, grads = live_gradient(self.problem, batches, parameters)
-        if self._group is not None:
-            loss, grads = self._group.average(loss, grads, parameters)
-        present = [grad for grad in grads if grad is not None]
-        if not present:
-            raise IndependentLossError(
-                "the loss does not depend on the inner parameters",
-                where=where,
-                fix="use the `inner` argument inside the loss, without detach() or no_grad()",
-            )
-        norm = torch.nn.utils.get_total_norm(present).item()
-        value = loss.item()
+        loss, total, parameters, grads, outer = self._differentiate(batches)
+        value, norm = loss.item(), total.item()
         skipped: tuple[str, ...] = ()
         if not (abs(value) < float("inf") and norm < float("inf")):
             error = NonFiniteLossError(
                 "the inner loss or its gradient is not finite",
-                where=where,
+                where=self.problem.describe("inner"),
                 found=f"loss {value}, gradient norm {norm}",
                 fix="lower the inner learning rate, or look for log(0), sqrt(0) and 0/0 in the loss",
             )
@@ -338,6 +339,23 @@ class Solver:
             skipped_total=self.counts["skipped"],
             seconds=Seconds(inner=time.perf_counter() - began),
         )
+
+    def _differentiate(self, batches: Batches) -> tuple[Tensor, Tensor, Tensors, MaybeTensors, NamedTensors]:
+        """Live inner loss, its gradient's norm, inner parameters, their gradient, outer parameters."""
+        parameters = tuple(self.problem.inner_parameters().values())
+        with self._precision():
+            loss, grads = live_gradient(self.problem, batches, parameters)
+        if self._group is not None:
+            loss, grads = self._group.average(loss, grads, parameters)
+        present = [grad for grad in grads if grad is not None]
+        if not present:
+            raise IndependentLossError(
+                "the loss does not depend on the inner parameters",
+                where=self.problem.describe("inner"),
+                fix="use the `inner` argument inside the loss, without detach() or no_grad()",
+            )
+        outer = {name: p.detach() for name, p in self.problem.outer_parameters().items()}
+        return loss, torch.nn.utils.get_total_norm(present), parameters, grads, outer
 
     def _evaluate(self, train: Batches, val: Batches) -> Hypergradient:
         parameters = self.problem.inner_parameters()

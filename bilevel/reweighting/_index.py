@@ -28,11 +28,17 @@ def as_integers(values: Tensor, where: str, shape: str) -> Tensor:
 def as_index(index: Tensor, size: int, where: str) -> Tensor:
     """The index as int64, within a table of `size` entries: torch would count negative ones from the end.
 
+    On CUDA, where looking would wait for all work before it, one outside of the table is an assertion on the
+    device, as in torch's own lookups: it ends the process's use of CUDA with this message on stderr.
+
     Raises:
         BatchError: it is not a vector of integers, or one is outside of the table.
     """
     index = as_integers(index, where, "[B]")
-    if bool(((index < 0) | (index >= size)).any()):
+    inside = ((index >= 0) & (index < size)).all()
+    if index.is_cuda:
+        torch._assert_async(inside, f"{where}: an index outside of the table, expected 0 to {size - 1}")
+    elif not inside:
         raise BatchError(
             "an index outside of the table",
             where=where,
