@@ -30,14 +30,20 @@ class IstdError(Exception):
         self.found = found
         self.expected = expected
         self.fix = fix
-        parts = [problem if where is None else f"{where}: {problem}"]
+        parts = [problem if where is None else f"{_printable(str(where), 300)}: {problem}"]
         if found is not None:
             parts.append(f"  found:    {found}")
         if expected is not None:
             parts.append(f"  expected: {expected}")
         if fix is not None:
             parts.append(f"  mend:     {fix}")
-        super().__init__("\n".join(parts))
+        super().__init__("\n".join(map(_printable, parts)))
+
+
+def _printable(text: str, longest: int = 1000) -> str:
+    """Text that any terminal and file takes: file names may hold bytes that are no UTF-8, or be endless."""
+    shown = text if len(text) <= longest else f"{text[:longest]}…"
+    return shown.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class DataError(IstdError):

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from pathlib import Path
 
 from ..errors import DataError
 from ._imagefile import IMAGE_SUFFIXES
 
+_NO_TEXT = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
+
+
+def is_plain_text(name: str) -> bool:
+    """Whether a name is text that can be written and shown: no control characters, no broken Unicode."""
+    return _NO_TEXT.search(name) is None
+
+
+def check_regular(path: Path, what: str) -> None:
+    """`DataError` if `path` is there but is no file: opening a pipe would wait for ever."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"the {what} is not a file", where=path, expected="a file of text")
+
 
 def check_name(name: str, source: Path) -> str:
     """`name`, if it can be the name of a file in a folder, else `DataError`: `source` is not trusted."""
-    harmless = not any(unicodedata.category(character) == "Cc" for character in name)
-    if not harmless or name in ("", ".", "..") or "/" in name or "\\" in name or ":" in name:
+    if not is_plain_text(name) or name in ("", ".", "..") or "/" in name or "\\" in name or ":" in name:
         raise DataError(
             f"{name!r} is not the name of an image",
             where=source,

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..errors import DataError
+from ._names import is_plain_text
 from ._record import DataWarning, Record
 
 SPLITS = ("train", "val", "test")
@@ -109,6 +110,14 @@ def _index_splits(splits: Mapping[str, tuple[str, ...]], root: Path) -> dict[str
     split_of: dict[str, str] = {}
     for split, names in splits.items():
         for name in names:
+            if not is_plain_text(name):
+                raise DataError(
+                    f"an image of the split {split!r} has a name that cannot be written",
+                    where=root,
+                    found=ascii(name),
+                    expected="text without control characters",
+                    fix="rename the image",
+                )
             if name in split_of:
                 both = split_of[name]
                 where = f"twice in the split {split!r}" if both == split else f"in {both!r} and in {split!r}"

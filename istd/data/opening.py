@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .._paths import given_path
 from ..errors import ConfigError, DataError
 from .dataset import Dataset
 from .layouts import find_layout
@@ -26,13 +27,16 @@ def open_dataset(
         DataError: nothing there, no layout fits, a split that names a missing image or one image twice.
         ConfigError: a threshold outside (0, 1).
     """
-    path = Path(path).expanduser()
+    path = given_path(path)
     check_mask_threshold(mask_threshold)
     if path.is_file():
         return PackedDataset(path)
     if not path.is_dir():
         raise DataError("there is no such folder or file", where=path, expected="a dataset")
-    return find_layout(path, layout).open(path, mask_threshold)
+    try:
+        return find_layout(path, layout).open(path, mask_threshold)
+    except OSError as error:
+        raise DataError("the dataset cannot be looked at", where=path, found=error) from error
 
 
 def check_mask_threshold(threshold: float | None) -> None:

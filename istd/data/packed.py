@@ -51,11 +51,11 @@ class PackedDataset(Dataset):
             raise _damaged(path, error) from error
         try:
             self._read_index(path, self._file)
-        except OSError as error:
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
             raise _damaged(path, error) from error
         self._position = {name: i for i, name in enumerate(self._names)}
         super().__init__(path, "packed", self._read_splits)
-        if set(self.names) != set(self._names):
+        if sorted(self.names) != sorted(self._names):
             raise _damaged(path, "splits and names disagree")
         if self.split_hash() != self._stored_hash:
             raise _damaged(path, "the split hash does not match the splits")
@@ -91,8 +91,10 @@ class PackedDataset(Dataset):
             images, masks, points = (_plain(file, flat) for flat in FLAT)
             shapes = images.shape, masks.shape, points.shape
             dtypes = images.dtype, masks.dtype, points.dtype
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise _damaged(path, error) from error
+        if any(columns[name].dtype.kind != kind for name, kind in zip(COLUMNS, "iibi", strict=True)):
+            raise _damaged(path, f"sizes that are no whole numbers ({_kinds(columns)})")
         heights, widths = columns["heights"].astype(np.int64), columns["widths"].astype(np.int64)
         counts = columns["point_counts"].astype(np.int64)
         pixels = heights * widths
@@ -121,7 +123,7 @@ class PackedDataset(Dataset):
             image = images[pixels].reshape(height, width)
             mask = masks[pixels].reshape(height, width) != 0 if self._has_mask[i] else None
             points = rows[first:last]
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise _damaged(self.root, f"{name}: {error}") from error
         return Record(name, image, mask, points, self._notes.get(name))
 
@@ -135,6 +137,10 @@ def _plain(file: h5py.File, name: str, at_most: int | None = None) -> h5py.Datas
     if at_most is not None and data.size > at_most:
         raise ValueError(f"{name} has {data.size} entries, expected at most {at_most}")
     return data
+
+
+def _kinds(columns: dict[str, np.ndarray]) -> str:
+    return ", ".join(f"{name}: {column.dtype}" for name, column in columns.items())
 
 
 def _text(value: object) -> str | None:

@@ -2,8 +2,8 @@
 
 `.csv`     a header with at least the columns name, y and x, then one row per target
 `.json`    {"NAME": [[y, x], …], …}
-`.json`    COCO, told by its "images" and "annotations": the first keypoint of an annotation, else the centre
-           of its box, else that of its polygon's bounds
+`.json`    COCO, told by its "images" and "annotations": the first keypoint of an annotation (unless its
+           visibility is 0: not labelled), else the centre of its box, else that of its polygon's bounds
 a folder   NAME.png: an image, black but for a dot of at most 25 pixels on each target
 
 All count pixels from 0 at the top left and may name images with or without suffix; fractions are rounded to
@@ -17,6 +17,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,13 +30,15 @@ from .._files import atomic_path, write_text
 from .._regions import find_regions
 from ..errors import DataError
 from ._imagefile import read_gray_values
-from ._names import check_name, strip_suffix
+from ._names import check_name, check_regular, strip_suffix
 from .points import centroid_points
 
 MAX_DOT = 25
 """Largest dot in a point image, in pixels; anything larger is a mask."""
 
 _Row = tuple[str, object, object, object]
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+_FARTHEST = 2**31
 
 
 def read_points(path: Path, images: Container[str]) -> dict[str, np.ndarray]:
@@ -45,8 +49,10 @@ def read_points(path: Path, images: Container[str]) -> dict[str, np.ndarray]:
         images: the names that may occur.
 
     Raises:
-        DataError: a damaged file, a missing column, a value that is not a finite number, an unknown image.
+        DataError: a damaged file, a missing column, a row with more cells than the header, a value that is
+            not a finite number, an unknown image, a name or id that JSON gives twice.
     """
+    check_regular(path, "point file")
     rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _json_rows(path)
     points: dict[str, list[tuple[int, int]]] = {}
     for where, entry, y, x in rows:
@@ -56,17 +62,35 @@ def read_points(path: Path, images: Container[str]) -> dict[str, np.ndarray]:
         if y == "" and x == "":
             points.setdefault(name, [])
             continue
-        try:
-            # round() takes exact halves to the even pixel, as `centroid_points` does.
-            point = round(float(str(y))), round(float(str(x)))
-        except (ValueError, OverflowError) as error:
+        point = _whole(y), _whole(x)
+        if point[0] is None or point[1] is None:
             raise DataError(
-                f"{where} is not a point", where=path, found=f"y = {y!r}, x = {x!r}", expected="two numbers"
-            ) from error
-        points.setdefault(name, []).append(point)
+                f"{where} is not a point",
+                where=path,
+                found=f"y = {_shown(y)}, x = {_shown(x)}",
+                expected="two numbers, with a point before the fraction",
+            )
+        points.setdefault(name, []).append((point[0], point[1]))
     return {
         name: np.array(list(dict.fromkeys(some)), np.int64).reshape(-1, 2) for name, some in points.items()
     }
+
+
+def _whole(value: object) -> int | None:
+    """The pixel that a number names, exact halves to the even one as in `centroid_points`; None if no number.
+
+    Python reads more as numbers than any other program that writes tables: 1_0 is not a place.
+    """
+    text = str(value).strip()
+    if isinstance(value, bool) or len(text) > 100 or _NUMBER.fullmatch(text) is None:
+        return None
+    number = float(text)
+    return round(number) if abs(number) < _FARTHEST else None
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def read_point_image(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
@@ -136,7 +160,19 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
                     found=", ".join(columns) or "no header",
                     expected="a header line with name, y and x",
                 )
+            if len(set(columns)) != len(columns):
+                raise DataError(
+                    "the point file has two columns of one name", where=path, found=", ".join(columns)
+                )
             for row in reader:
+                if None in row:
+                    raise DataError(
+                        f"line {reader.line_num} has more cells than the header",
+                        where=path,
+                        found=_shown(row[None]),
+                        expected=f"{len(columns)} cells",
+                        fix="write fractions with a point, not a comma, or quote the cell",
+                    )
                 yield f"line {reader.line_num}", row["name"], row["y"], row["x"]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError("the point file cannot be read", where=path, found=error) from error
@@ -144,7 +180,7 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
 
 def _json_rows(path: Path) -> Iterator[_Row]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
     except (OSError, ValueError, RecursionError) as error:
         raise DataError("the point file cannot be read", where=path, found=error) from error
     expected = '{"NAME": [[y, x], …], …}, or COCO'
@@ -165,12 +201,23 @@ def _json_rows(path: Path) -> Iterator[_Row]:
             yield f"the entry {name!r}", name, y, x
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of two values of one name the first would be lost without a word."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the name {_shown(twice)} occurs twice in one object")
+    return found
+
+
 def _coco_rows(path: Path, images: list[Any], annotations: list[Any]) -> Iterator[_Row]:
     try:
         # COCO files often name images with the folder that they lay in when they were annotated.
         names = {one["id"]: str(one["file_name"]).replace("\\", "/").rpartition("/")[2] for one in images}
+        if len(names) != len(images):
+            raise ValueError("two images have one id")
         rows = [(names[one["image_id"]], *_coco_point(one)) for one in annotations]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise DataError(
             "the COCO file is damaged",
             where=path,
@@ -186,7 +233,7 @@ def _coco_rows(path: Path, images: list[Any], annotations: list[Any]) -> Iterato
 def _coco_point(annotation: Mapping[str, Any]) -> tuple[float, float]:
     """(y, x) of a target. Keypoints name pixels; boxes and polygons have the pixel (0, 0) from 0 to 1."""
     keypoints = annotation.get("keypoints")
-    if keypoints:
+    if keypoints and (len(keypoints) < 3 or keypoints[2] != 0):
         return float(keypoints[1]), float(keypoints[0])
     box = annotation.get("bbox")
     if not box:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .._paths import given_path
 from ..data import Dataset, DataWarning, open_dataset
 from ..data.layouts import find_layout
 from ..data.opening import check_mask_threshold
@@ -45,7 +46,7 @@ def diagnose(
         DataError: nothing is there, or no layout fits: there is nothing to look at.
         ConfigError: a threshold outside (0, 1).
     """
-    path = Path(path).expanduser()
+    path = given_path(path)
     check_mask_threshold(mask_threshold)
     if not path.is_dir():
         return _diagnose_dataset(open_dataset(path), scenes, progress)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import DataError
 from .._imagefile import IMAGE_SUFFIXES
-from .._names import check_name, strip_suffix
+from .._names import check_name, check_regular, is_plain_text, strip_suffix
 from ..pointfiles import read_points
 
 POINT_FILES = ("points.csv", "points.json")
@@ -18,12 +18,18 @@ POINT_FILES = ("points.csv", "points.json")
 
 def inside(root: Path, path: Path) -> Path:
     """`path`, if it stays in `root` after following links, else `DataError`."""
-    if not path.resolve().is_relative_to(root.resolve()):
+    try:
+        target, home = path.resolve(), root.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: Python < 3.13 on a loop of links
+        raise DataError(
+            "the file cannot be reached", where=path, found=error, fix="put the file in place of the link"
+        ) from error
+    if not target.is_relative_to(home):
         raise DataError(
             "the file is a link that leads out of the dataset's folder",
             where=path,
-            found=f"→ {path.resolve()}",
-            expected=f"a file inside {root.resolve()}",
+            found=f"→ {target}",
+            expected=f"a file inside {home}",
             fix="copy the file into the dataset, or open the folder it is really in",
         )
     return path
@@ -35,8 +41,9 @@ def read_split(path: Path, root: Path) -> tuple[str, ...]:
     Raises:
         DataError: a file that is missing or not text, or an entry that is not a plain name.
     """
+    check_regular(inside(root, path), "split file")
     try:
-        text = inside(root, path).read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             "the split file cannot be read", where=path, found=error, expected="UTF-8 text, one name a line"
@@ -49,7 +56,8 @@ def list_images(folder: Path) -> dict[str, Path]:
     """Name → file for every image file in `folder`, sorted by name.
 
     Raises:
-        DataError: the folder cannot be listed, or two files differ only in their suffix.
+        DataError: the folder cannot be listed, two files differ only in their suffix, or a file's name is not
+            plain text.
     """
     found: dict[str, Path] = {}
     try:
@@ -59,6 +67,14 @@ def list_images(folder: Path) -> dict[str, Path]:
     for path in files:
         if path.suffix.lower() not in IMAGE_SUFFIXES:
             continue
+        if not is_plain_text(path.stem):
+            raise DataError(
+                "an image file has a name that cannot be written",
+                where=folder,
+                found=ascii(path.name),
+                expected="text without control characters",
+                fix="rename the file",
+            )
         if path.stem in found:
             raise DataError(
                 f"two images are named {path.stem}",

@@ -12,6 +12,7 @@ points as LESPS draws them.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def find_split_files(root: Path) -> dict[str, Path]:
         )
     chosen = lists[0] if len(lists) == 1 else named[0]
     files = {split: chosen.with_name(chosen.name.replace("train", split, 1)) for split in SPLITS}
-    return {split: path for split, path in files.items() if split != "val" or path.exists()}
+    return {split: path for split, path in files.items() if split != "val" or os.path.lexists(path)}
 
 
 def _parts(root: Path) -> Parts:

@@ -12,6 +12,7 @@ Without points, those of an image are the centroids of its mask's components.
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -44,7 +45,9 @@ def _detect(root: Path) -> bool:
 
 def _parts(root: Path) -> Parts:
     images = list_images(root / "images" if (root / "images").is_dir() else root)
-    split_files = {split: root / f"{split}.txt" for split in SPLITS if (root / f"{split}.txt").exists()}
+    # A link that leads nowhere is a split file too: what it names is not to be guessed.
+    lists = {split: root / f"{split}.txt" for split in SPLITS}
+    split_files = {split: path for split, path in lists.items() if os.path.lexists(path)}
     if split_files:
         splits = {split: read_split(path, root) for split, path in split_files.items()}
     else:
