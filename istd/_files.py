@@ -26,7 +26,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     partial: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(f".partial{target.suffix}", f".{target.stem}.", target.parent)
+        handle, name = tempfile.mkstemp(f".partial{target.suffix}", f".{_start(target)}.", target.parent)
         os.close(handle)
         partial = Path(name)
         yield partial
@@ -85,10 +85,15 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
+def _start(target: Path) -> str:
+    """The stem of a file, short enough to leave room for more: names end at 255 bytes."""
+    return os.fsdecode(os.fsencode(target.stem)[:200])
+
+
 def partial_paths(target: str | Path) -> list[Path]:
     """What killed processes left beside `target` of files that `atomic_path` was writing."""
     target = Path(target)
-    pattern = f".{glob.escape(target.stem)}.*.partial{glob.escape(target.suffix)}"
+    pattern = f".{glob.escape(_start(target))}.*.partial{glob.escape(target.suffix)}"
     return sorted(target.parent.glob(pattern))
 
 
@@ -100,8 +105,8 @@ def write_bytes(target: str | Path, data: bytes) -> None:
 
 
 def write_text(target: str | Path, text: str) -> None:
-    """Write `text` (UTF-8) to `target` whole or not at all."""
-    write_bytes(target, text.encode("utf-8"))
+    """Write `text` (UTF-8) to `target` whole or not at all; what is no Unicode in file names is escaped."""
+    write_bytes(target, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(target: str | Path, value: Any) -> None:

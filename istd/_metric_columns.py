@@ -10,9 +10,14 @@ METRIC_COLUMNS = {"iou": "IoU", "niou": "nIoU", "pd": "Pd", "fa": "Fa ·1e-6", "
 """Key of a metric → heading of its column. Fa is shown in pixels per million."""
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value from a file is a number that can be drawn and printed."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
+
+
 def metric_cell(key: str, value: Any) -> str:
     """A metric as text; a dash for what is no number."""
-    if not isinstance(value, int | float):
+    if not is_number(value):
         return "–"
     return f"{value * 1e6:.1f}" if key == "fa" else f"{value:.4f}"
 

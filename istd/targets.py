@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -61,10 +62,25 @@ class ImageTargets:
     def from_dict(cls, values: dict[str, Any]) -> ImageTargets:
         """What `to_dict` wrote, also by way of JSON. Raises KeyError or TypeError on other values."""
         targets = tuple(
-            Target(**{**target, "box": tuple(target["box"]), "counts": tuple(target["counts"])})
+            Target(**{**_checked(target), "box": tuple(target["box"]), "counts": tuple(target["counts"])})
             for target in values["targets"]
         )
+        if not all(isinstance(values[key], str) for key in ("name", "file")):
+            raise TypeError("name and file are text")
+        if not all(type(values[key]) is int and values[key] > 0 for key in ("height", "width")):
+            raise TypeError("height and width are whole numbers")
         return cls(**{**values, "targets": targets})
+
+
+def _checked(target: dict[str, Any]) -> dict[str, Any]:
+    """The values of a target, if they are numbers as they should be; TypeError or KeyError if not."""
+    whole = [target["area"], *target["box"], *target["counts"]]
+    real = [target["x"], target["y"], target["score"]]
+    if len(target["box"]) != 4 or not all(type(value) is int for value in whole):
+        raise TypeError("area, box and counts are whole numbers")
+    if not all(type(value) in (int, float) and -math.inf < value < math.inf for value in real):
+        raise TypeError("x, y and score are numbers")
+    return target
 
 
 def list_targets(

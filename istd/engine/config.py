@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import types
 import typing
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ _POSITIVE = frozenset(
         "boundary_clusters",
     }
 )
+_LARGEST = {"crop": 8193}  # the side of the largest image that is read, and one
 _FRACTIONS = (
     "target_fraction",
     "distractor_fraction",
@@ -234,7 +234,7 @@ class TrainConfig:
 
     def _fill_in(self) -> None:
         """Give open fields the method's values; a wrong method is named by the check that follows."""
-        if self.method in METHOD_PRESETS:
+        if isinstance(self.method, str) and self.method in METHOD_PRESETS:
             for name, value in method_preset(self.method, self.hypergradient).items():
                 if getattr(self, name) is None:
                     object.__setattr__(self, name, value)
@@ -268,6 +268,12 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
         """The configuration that `to_dict` wrote. Raises `ConfigError` on fields of another version."""
+        if not isinstance(values, dict) or "data" not in values:
+            raise ConfigError(
+                "these are not the settings of a run",
+                found=type(values).__name__,
+                expected="an object with data",
+            )
         known = {item.name for item in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
@@ -331,10 +337,11 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
         raise ConfigError(f"--set {name} is of the wrong type", found=repr(value), expected=expected)
     if isinstance(value, int | float) and not isinstance(value, bool) and name != "seed":
         positive = name in _POSITIVE
-        if not math.isfinite(value) or value < 0 or (positive and value == 0):
+        # Compared, not math.isfinite: whole numbers may be too large for a float.
+        if not 0 <= value < _LARGEST.get(name, 2**31) or (positive and value == 0):
             raise ConfigError(
                 f"--set {name} is out of range",
-                found=value,
+                found=str(value)[:40],
                 expected="a positive number" if positive else "a number that is not negative",
             )
 

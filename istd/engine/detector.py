@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._paths import given_path
 from ..errors import CheckpointError, ConfigError
 from ..models import (
     Backbone,
@@ -184,8 +185,8 @@ def load_detector(
         CheckpointError: no such file, damaged, of another backbone, or trained with another frozen model.
         ModelError: the teacher's frozen model cannot be loaded.
     """
+    path = given_path(path)
     role = choose_role(path, role)
-    path = Path(path)
     if path.is_dir():
         run = RunFolder(path)
         path = run.weights(role)
@@ -243,6 +244,7 @@ def _read_weights(path: Path, role: str) -> tuple[dict[str, Any], dict[str, Tens
         wrong = ["header"]
     else:
         wrong = [name for name, kind in needed.items() if not isinstance(header.get(name, ...), kind)]
+        wrong += [name for name in ("mean", "std") if name not in wrong and not 0 <= header[name] < 1e6]
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         wrong.append("weights")
     if wrong:
@@ -274,11 +276,20 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: str | Path)
     own = model.state_dict()
     missing = sorted(set(own) - set(weights))
     unknown = sorted(set(weights) - set(own))
-    shapes = sorted(name for name in set(own) & set(weights) if own[name].shape != weights[name].shape)
-    if missing or unknown or shapes:
+    common = sorted(set(own) & set(weights))
+    shapes = [name for name in common if own[name].shape != weights[name].shape]
+    kinds = [name for name in common if own[name].is_floating_point() != weights[name].is_floating_point()]
+    wild = [name for name in common if not bool(torch.isfinite(weights[name]).all())]
+    if missing or unknown or shapes or kinds or wild:
         parts = [
             f"{title}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
-            for title, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
+            for title, names in (
+                ("missing", missing),
+                ("unknown", unknown),
+                ("of another shape", shapes),
+                ("of another kind of number", kinds),
+                ("not finite", wild),
+            )
             if names
         ]
         raise CheckpointError(

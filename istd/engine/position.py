@@ -30,3 +30,17 @@ class Position:
     label_version: int = -1
     log_lines: int = 0
     seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        whole = (
+            self.epoch,
+            self.step,
+            self.best_epoch,
+            self.evolving_since,
+            self.label_version,
+            self.log_lines,
+        )
+        if not all(type(value) is int for value in whole) or min(self.epoch, self.step, self.log_lines) < 0:
+            raise TypeError(f"{whole} are not the numbers of a position")
+        if not all(isinstance(value, int | float) for value in (self.best_score, self.seconds)):
+            raise TypeError("best_score and seconds are numbers")

@@ -88,7 +88,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
             if lines:
                 ImageTargets.from_dict(line["answer"])
                 line["stamp"]
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             break
         lines.append(line)
     return lines

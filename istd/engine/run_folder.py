@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .._files import atomic_path, partial_paths, write_json, write_text
-from ..errors import CheckpointError, WriteError
+from ..errors import CheckpointError, ConfigError, WriteError
 from .config import TrainConfig
 
 _WEIGHTS = "checkpoints"
@@ -124,7 +124,12 @@ class RunFolder:
         write_text(self.log, "")
 
     def read_config(self) -> TrainConfig:
-        """The configuration of the run that lies here. Raises `CheckpointError` if there is none."""
+        """The configuration of the run that lies here.
+
+        Raises:
+            CheckpointError: there is none, or it is damaged.
+            ConfigError: its values are not ones that this version knows.
+        """
         try:
             return TrainConfig.from_dict(json.loads(self.config.read_text(encoding="utf-8")))
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -133,8 +138,16 @@ class RunFolder:
                 where=self.root,
                 expected="a folder that `istd train --out` wrote",
             ) from error
-        except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError("the configuration is damaged", where=self.config, found=error) from error
+        except ConfigError as error:
+            raise ConfigError(
+                error.problem,
+                where=self.config,
+                found=error.found,
+                expected=error.expected,
+                fix=error.fix or "use the version that wrote it, or start a new run",
+            ) from error
 
 
 class JsonLines:
@@ -167,16 +180,24 @@ class JsonLines:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a log; a last line cut off by a crash is left out, and what is not a record."""
+    """The records of a log; a last line cut off by a crash is left out, and what is not a record.
+
+    Raises:
+        CheckpointError: the log cannot be opened.
+    """
     if not path.is_file():
         return
-    with path.open(encoding="utf-8", errors="replace") as stream:
+    try:
+        stream = path.open(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise CheckpointError("the log cannot be read", where=path, found=error) from error
+    with stream:
         for line in stream:
             if not line.endswith("\n"):
                 return
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 return
             if isinstance(record, dict):
                 yield record

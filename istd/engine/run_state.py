@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,21 @@ def load_run_state(path: Path) -> dict[str, Any]:
             fix="finish it with that version, or start a new run",
         )
     return state
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Restore a state inside the block: parts that are missing or do not fit become `CheckpointError`."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            "the state of the unfinished run does not fit its configuration",
+            where=path,
+            found=f"{type(error).__name__}: {error}",
+            expected="the state that this run wrote",
+            fix="put config.json and the checkpoint back as they were, or start a new run",
+        ) from error
 
 
 def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:

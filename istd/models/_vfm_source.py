@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._paths import given_path
 from ..errors import ModelError
 from ._hub import fetch_weights
 
@@ -48,11 +49,11 @@ def resolve(spec: str | Path | nn.Module, arch: str | None, *, seed: int, timeou
         name = text.partition(":")[2] or arch or DEFAULT_RANDOM_ARCH
         model = _build(name, seed=seed)
         return _source(model, name, f"random weights (seed {seed})", is_random=True)
-    if arch is None and isinstance(spec, str) and not Path(text).exists():
+    if arch is None and isinstance(spec, str) and not given_path(text).exists():
         before, colon, after = text.partition(":")
         if colon and _is_arch(before):
             text, arch = after, before
-    path = Path(text).expanduser()
+    path = given_path(text)
     if path.is_dir() or path.suffix in WEIGHT_SUFFIXES or path.is_file():
         return _from_path(path, arch)
     if arch is not None:
@@ -185,7 +186,7 @@ def _config_beside(path: Path) -> dict[str, Any]:
         return {}
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError("this model description is not readable JSON", where=file, found=error) from error
     return config if isinstance(config, dict) and isinstance(config.get("architecture"), str) else {}
 

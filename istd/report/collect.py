@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._metric_columns import METRIC_COLUMNS, metric_cell
+from .._metric_columns import METRIC_COLUMNS, is_number, metric_cell
 from ..engine import RunFolder, read_lines
 from ..errors import CheckpointError
 
@@ -70,6 +70,13 @@ def read_run(folder: str | Path) -> RunSummary:
             where=run.root,
             expected="a folder that `istd train --out` wrote",
         )
+    if not all(isinstance(config[name], str | int) for name in ("method", "backbone", "seed")):
+        raise CheckpointError(
+            "the file of the run is damaged",
+            where=run.config,
+            found="method, backbone or seed cannot be understood",
+            expected="what `istd train` wrote",
+        )
     results = _read_json(
         run.results, ("metrics", "convention", "split_hash", "config", "selection", "images")
     )
@@ -87,7 +94,7 @@ def read_run(folder: str | Path) -> RunSummary:
     epochs = [
         record
         for record in read_lines(run.log)
-        if record.get("event") == "epoch" and isinstance(record.get("epoch"), int)
+        if record.get("event") == "epoch" and is_number(record.get("epoch"))
     ]
     return RunSummary(str(folder), results, config, epochs, pictures)
 
@@ -97,7 +104,7 @@ def _read_json(path: Path, needed: tuple[str, ...]) -> dict[str, Any] | None:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError("the file of the run is damaged", where=path, found=error) from error
     missing = [key for key in needed if not isinstance(value, dict) or key not in value]
     if missing:
@@ -122,8 +129,7 @@ def _check_results(path: Path, results: dict[str, Any]) -> None:
     figures = list(metrics.values()) if isinstance(metrics, dict) else [None]
     scores = [one for roles in figures for one in (roles.values() if isinstance(roles, dict) else [None])]
     if not all(
-        isinstance(one, dict) and all(isinstance(one.get(name), int | float) for name in METRIC_COLUMNS)
-        for one in scores
+        isinstance(one, dict) and all(is_number(one.get(name)) for name in METRIC_COLUMNS) for one in scores
     ):
         wrong.append("metrics")
     if wrong:

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .._files import write_text
-from .._metric_columns import METRIC_COLUMNS, metric_spread
+from .._metric_columns import METRIC_COLUMNS, is_number, metric_spread
 from ..errors import ConfigError
 from ..viz._figure import BLUE, GREEN, GREY, ORANGE, RED, new_figure
 from .collect import RunSummary, read_run
@@ -113,9 +113,7 @@ def _curves(runs: Sequence[RunSummary]) -> str:
     for axes, (key, title) in zip(figure.subplots(2, 2).ravel(), _CURVES, strict=True):
         for i, run in enumerate(runs):
             points = [
-                (record["epoch"] + 1, record[key])
-                for record in run.epochs
-                if isinstance(record.get(key), int | float)
+                (record["epoch"] + 1, record[key]) for record in run.epochs if is_number(record.get(key))
             ]
             if points:
                 # A name is plain text here: a dollar sign would begin a formula.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from .._metric_columns import is_number
 from ._figure import BLUE, GREEN, GREY, ORANGE, RED, new_figure, save_figure
 
 
@@ -20,7 +21,9 @@ def plot_curves(records: Sequence[dict[str, Any]], path: str | Path, title: str 
         path: the PNG to write.
         title: a line above the panels.
     """
-    epochs = [record for record in records if record.get("event") == "epoch"]
+    epochs = [
+        record for record in records if record.get("event") == "epoch" and is_number(record.get("epoch"))
+    ]
     figure = new_figure(11, 6.2)
     loss, accuracy, labels, weights = figure.subplots(2, 2).ravel()
 
@@ -48,7 +51,7 @@ def plot_curves(records: Sequence[dict[str, Any]], path: str | Path, title: str 
 
 
 def _line(axes: Axes, records: Sequence[dict[str, Any]], key: str, color: str, label: str) -> None:
-    points = [(record["epoch"] + 1, record[key]) for record in records if record.get(key) is not None]
+    points = [(record["epoch"] + 1, record[key]) for record in records if is_number(record.get(key))]
     if points:
         axes.plot(
             *zip(*points, strict=True), color=color, label=label, marker="o", markersize=2.5, linewidth=1.4
