@@ -36,6 +36,8 @@ FORMAT = "istd label store"
 FORMAT_VERSION = 1
 _CHUNK = 1 << 15
 _FILE_NUMBER = itertools.count()  # HDF5 takes two open files in memory of one name for the same file
+_MAX_TEXTS = 2**24
+_MAX_AREA = 2**26  # pixels of the largest image that is read
 _REBUILD = "restore it from a copy, or delete it and start the labels anew"
 
 
@@ -121,9 +123,10 @@ def read_header(path: Path) -> Header:
                 expected=f"format {FORMAT_VERSION}",
                 fix="update this program",
             )
-        settings = json.loads(_get_text(file["settings"])[0])
-        names = _get_text(file["images/name"])
-        sizes = tuple((int(height), int(width)) for height, width in file["images/size"][()])
+        settings = json.loads(_get_text(_stored(file, "settings", "S"))[0])
+        names = _get_text(_stored(file, "images/name", "S"))
+        numbers = _stored(file, "images/size", "i", 2 * len(names))[()]
+        sizes = tuple((int(height), int(width)) for height, width in numbers)
         groups = file["versions"]
         wanted = [version_name(index) for index in range(len(groups))]
         _require(
@@ -131,12 +134,19 @@ def read_header(path: Path) -> Header:
             path,
             "images or versions missing",
         )
+        _require(isinstance(settings, dict), path, "settings that are no object")
+        _require(len(set(names)) == len(names), path, "two images of one name")
+        _require(
+            all(min(size) > 0 and size[0] * size[1] <= _MAX_AREA for size in sizes),
+            path,
+            f"sizes outside of 1 to {_MAX_AREA} pixels",
+        )
         versions = tuple(_read_version(groups[name], len(names), path) for name in wanted)
     return Header(settings, names, sizes, versions)
 
 
 def _read_version(group: h5py.Group, count: int, path: Path) -> StoredVersion:
-    image, pool = group["image"][()], group["pool"][()]
+    image, pool = _stored(group, "image", "i", count)[()], _stored(group, "pool", "u", count)[()]
     good = pool.shape == (count,) and image.ndim == 1 and bool((np.diff(image) > 0).all())
     good = good and (image.size == 0 or (image[0] >= 0 and image[-1] < count))
     _require(good, path, f"version {group.name} names images that are not there")
@@ -157,8 +167,10 @@ def read_pixels(
     with reading(path) as file:
         for version, images in wanted.items():
             group = file["versions"][version_name(version)]
-            image, start = group["image"][()], group["start"][()]
-            pixel, value = group["pixel"][()], group["value"][()]
+            image = _stored(group, "image", "i", len(sizes))[()]
+            start = _stored(group, "start", "i", len(image) + 1)[()]
+            most = sum(sizes[index][0] * sizes[index][1] for index in image.tolist())
+            pixel, value = _stored(group, "pixel", "i", most)[()], _stored(group, "value", "f", most)[()]
             good = start.shape == (len(image) + 1,) and pixel.shape == value.shape == (int(start[-1]),)
             _require(
                 good and start[0] == 0 and (np.diff(start) >= 0).all(),
@@ -267,6 +279,19 @@ def _put_text(group: h5py.Group, name: str, texts: Sequence[str]) -> None:
     kind = h5py.string_dtype("utf-8", max(1, *(len(text) for text in data)))
     array = np.asarray(data, dtype=kind)
     group.create_dataset(name, data=array, dtype=kind, chunks=(min(len(data), _CHUNK),), fletcher32=True)
+
+
+def _stored(group: h5py.Group, name: str, kind: str, most: int = _MAX_TEXTS) -> h5py.Dataset:
+    """A data set of a kind of numpy type with at most so many entries, its bytes in this very file.
+
+    HDF5 files can claim any size without holding it, and links in them may lead to any other file.
+    """
+    data = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
+    if not isinstance(data, h5py.Dataset) or data.external or data.is_virtual:
+        raise ValueError(f"{name} is missing or lies outside the file")
+    if data.dtype.kind != kind or data.size > most:
+        raise ValueError(f"{name} has {data.size} entries of type {data.dtype}, expected at most {most}")
+    return data
 
 
 def _get_text(data: h5py.Dataset) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from istd.errors import IstdError
@@ -47,6 +47,7 @@ def fuzz(share: float = 1.0) -> settings:
         derandomize=_CASES is None,
         database=None,
         suppress_health_check=list(HealthCheck),
+        phases=(Phase.explicit, Phase.generate),  # shrinking takes minutes; the blob repeats a failure
         print_blob=True,
     )
 
