@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._transfer import to_device
 from ..data import Batch
@@ -67,14 +68,28 @@ def open_features(
 
 def live_features(vfm: FrozenVFM | None, precision: str = "float32") -> Features:
     """The frozen model run on the crops themselves, as they are after augmentation."""
+    model = vfm if vfm is None or precision == "float32" else converted(vfm, getattr(torch, precision))
 
     def features(batch: Batch) -> Tensor | None:
-        if vfm is None:
+        if model is None:
             return None
         with autocast(precision, batch.image.device):
-            return vfm(batch.image)
+            return model(batch.image)
 
     return features
+
+
+def converted(vfm: FrozenVFM, dtype: torch.dtype) -> FrozenVFM:
+    """A copy for autocast in `dtype`: the same maps, bit for bit.
+
+    Autocast converts weights that have no gradient anew in every call; here those of products and
+    convolutions are converted once.
+    """
+    fast = copy.deepcopy(vfm)
+    for module in fast.model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.to(dtype)
+    return fast
 
 
 class CachedFeatures:
