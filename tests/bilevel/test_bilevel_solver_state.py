@@ -1,0 +1,187 @@
+"""The solver's state: bit-exact resume, snapshots, and states that do not fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import bilevel_zoo as zoo
+import pytest
+import torch
+import torchopt
+from bilevel_states import plain, rebuilt, same
+from torch import Tensor
+
+import bilevel
+from bilevel import (
+    GaussNewton,
+    Implicit,
+    Neumann,
+    Solver,
+    Unrolled,
+)
+from bilevel.errors import (
+    StateError,
+)
+
+OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
+    "adamw": lambda module: torch.optim.AdamW(module.parameters(), lr=0.03),
+    "nesterov": lambda module: torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, nesterov=True),
+    "torchopt": lambda module: torchopt.adam(0.03),
+}
+
+
+PATHS = {
+    "unrolled": Unrolled(2),
+    "gauss-newton": GaussNewton(),
+    "implicit": Implicit(Neumann(0.01, 3, damping=5.0)),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("path", PATHS)
+def test_resume_is_bit_exact(optimizer: str, path: str) -> None:
+    def build(seed: int) -> tuple[zoo.Case, Solver]:
+        case = zoo.conv_net(seed)
+        make = OPTIMIZERS[optimizer]
+        return case, case.solver(make(case.inner), PATHS[path], outer_optimizer=make(case.outer))
+
+    data, _ = build(0)
+    case, solver = build(0)
+    torch.manual_seed(11)
+    for step in range(3):
+        solver.step(data.train[step], data.val)
+    tensors: list[Tensor] = []
+    text = json.dumps(plain(solver.state_dict(), tensors), allow_nan=False)
+    tensors = [tensor.clone() for tensor in tensors]
+    infos = [solver.step(data.train[3], data.val) for _ in range(3)]
+
+    other_case, other = build(1)  # other weights, other generator state
+    torch.manual_seed(99)
+    other.load_state_dict(rebuilt(json.loads(text), tensors))
+    again = [other.step(data.train[3], data.val) for _ in range(3)]
+    for name, value in case.inner.state_dict().items():
+        assert torch.equal(value, other_case.inner.state_dict()[name]), name
+    assert torch.equal(case.outer.logits, other_case.outer.logits)
+    assert [(i.inner_loss, i.outer_loss, i.hypergradient_norm) for i in infos] == [
+        (i.inner_loss, i.outer_loss, i.hypergradient_norm) for i in again
+    ]
+    assert other.counts == solver.counts == {"inner_steps": 6, "outer_steps": 6, "skipped": 0}
+
+
+def test_state_dict_is_a_snapshot() -> None:
+    case = zoo.reweighted_mlp()
+    solver = case.solver(torch.optim.Adam(case.inner.parameters(), lr=0.1), Unrolled(1))
+    solver.step(case.train[0], case.val)
+    state = solver.state_dict()
+    tensors: list[Tensor] = []
+    plain(state, tensors)
+    before = [tensor.clone() for tensor in tensors]
+    solver.step(case.train[0], case.val)
+    assert all(torch.equal(tensor, old) for tensor, old in zip(tensors, before, strict=True))
+
+
+def test_foreign_states_are_refused() -> None:
+    case = zoo.reweighted_mlp()
+    solver = case.solver(torch.optim.Adam(case.inner.parameters(), lr=0.1), Unrolled(1))
+    state = solver.state_dict()
+    with pytest.raises(StateError, match="version"):
+        solver.load_state_dict({**state, "version": 99})
+    other = zoo.conv_net()
+    with pytest.raises(StateError, match="does not fit"):
+        other.solver(torch.optim.Adam(other.inner.parameters(), lr=0.1), Unrolled(1)).load_state_dict(state)
+    groups = torch.optim.Adam([{"params": [p]} for p in case.inner.parameters()], lr=0.1)
+    with pytest.raises(StateError, match="parameter groups"):
+        case.solver(groups, Unrolled(1)).load_state_dict(state)
+    sgd = case.solver(torchopt.sgd(0.1), Unrolled(1)).state_dict()
+    with pytest.raises(StateError, match="another size"):
+        case.solver(torchopt.adam(0.1), Unrolled(1)).load_state_dict(sgd)
+
+
+MISFITS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "no rng": lambda state: state.pop("rng"),
+    "rng of another kind": lambda state: state["rng"].update(cpu=[1, 2]),
+    "no counts": lambda state: state.pop("counts"),
+    "a parameter of another shape": lambda state: state["outer"].update(logits=torch.zeros(7)),
+    "no parameter groups": lambda state: state["inner_optimizer"].pop("param_groups"),
+    "a restart point": lambda state: state.update(restart={"module": {}, "level": {}}),
+    "a scheduler": lambda state: state.update(outer_scheduler={}),
+    "a broken callback": lambda state: state.update(callbacks={"0": None}),
+}
+
+
+class Counter:
+    """A callback with a state."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def __call__(self, solver: Solver, info: Any) -> None:
+        self.seen += 1
+
+    def state_dict(self) -> dict[str, int]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.seen = state["seen"]
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_a_state_that_does_not_fit_changes_nothing(name: str) -> None:
+    def build(steps: int) -> tuple[zoo.Case, Solver]:
+        case = zoo.conv_net(seed=steps)
+        optimizer = torch.optim.Adam(case.inner.parameters(), lr=0.1 / (1 + steps))
+        solver = case.solver(optimizer, Unrolled(1), callbacks=[Counter()])
+        for _ in range(steps):
+            solver.step(case.train[0], case.val)
+        return case, solver
+
+    state = build(2)[1].state_dict()
+    MISFITS[name](state)
+    for steps in (0, 1):  # with and without an optimiser state
+        _, solver = build(steps)
+        torch.manual_seed(3)
+        before: list[Tensor] = []
+        text = json.dumps(plain(solver.state_dict(), before))
+        with pytest.raises(StateError, match="does not fit"):
+            solver.load_state_dict(state)
+        after: list[Tensor] = []
+        assert json.dumps(plain(solver.state_dict(), after)) == text
+        assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_a_state_without_generators_fits_where_they_are_not_restored() -> None:
+    case = zoo.reweighted_mlp()
+    solver = case.solver(torch.optim.Adam(case.inner.parameters(), lr=0.1), Unrolled(1))
+    state = solver.state_dict()
+    del state["rng"]
+    solver.step(case.train[0], case.val)
+    solver.load_state_dict(state, restore_rng=False)
+    assert solver.counts["inner_steps"] == 0
+
+
+def test_a_restart_point_is_not_dropped_silently() -> None:
+    case = zoo.reweighted_mlp()
+    sgd = torch.optim.SGD(case.inner.parameters(), lr=0.1)
+    warm, restarting = (case.solver(sgd, Unrolled(1), inner_start=start) for start in ("warm", "restart"))
+    with pytest.raises(StateError, match="with restart"):
+        warm.load_state_dict(restarting.state_dict())
+    with pytest.raises(StateError, match="without restart"):
+        restarting.load_state_dict(warm.state_dict())
+
+
+def test_resume_of_a_rule_whose_state_starts_empty() -> None:
+    def build() -> tuple[zoo.Case, Solver]:
+        case = zoo.reweighted_mlp()
+        rule = bilevel.from_torch(torch.optim.NAdam(case.inner.parameters(), lr=0.02))
+        return case, case.solver(rule, Unrolled(2))
+
+    case, solver = build()
+    solver.step(case.train[0], case.val)
+    state = solver.state_dict()
+    solver.step(case.train[1], case.val)
+    other_case, other = build()
+    other.load_state_dict(state)
+    other.step(case.train[1], case.val)
+    same(case.inner, other_case.inner)
