@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ._upsampling import bilinear
 from .backbone import Modulate
 
 
@@ -59,7 +59,7 @@ def resize(x: Tensor, like: Tensor, *, align_corners: bool = True) -> Tensor:
 
     The size is taken from a tensor, not from a factor, so that a traced network takes images of any size.
     """
-    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=align_corners)
+    return bilinear(x, like.shape[-2:], align_corners=align_corners)
 
 
 def conv_bn(in_chs: int, out_chs: int, *, stride: int = 1) -> list[nn.Module]:

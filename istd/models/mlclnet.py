@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._blocks import ResidualEncoder, init_kaiming
+from ._blocks import ResidualEncoder, init_kaiming, resize
 from .backbone import Backbone, FeatureInfo, Modulate
 from .registry import register_model
 
@@ -89,7 +88,8 @@ class MLCLNet(Backbone):
         ]
         fused = levels.pop()
         while levels:
-            fused = F.interpolate(fused, scale_factor=2, mode="bilinear", align_corners=True) + levels.pop()
+            finer = levels.pop()
+            fused = resize(fused, finer) + finer
         return self.head(fused)
 
 
