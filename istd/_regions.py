@@ -48,7 +48,7 @@ def as_bytes(mask: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 def check_connectivity(connectivity: int) -> int:
     """4 or 8, or a `ConfigError`."""
-    if connectivity not in (4, 8):
+    if connectivity not in (4, 8) or isinstance(connectivity, float):
         raise ConfigError("unknown connectivity", found=connectivity, expected="4 or 8")
     return connectivity
 

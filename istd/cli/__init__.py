@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 from .environment import set_environment
@@ -10,6 +11,9 @@ from .environment import set_environment
 def main() -> None:
     """Run the command line; errors a user can act on are printed without a traceback and exit with 2."""
     set_environment()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be text
     from .app import run
 
     sys.exit(run())

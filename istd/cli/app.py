@@ -71,6 +71,10 @@ def run() -> int:
         if isinstance(error, IstdError) or _is_bilevel_error(error):
             console.print(f"[bold red]error[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
             return 2
+        if isinstance(error, OSError):
+            # No more than a net: the operating system names the file, and our own errors say more.
+            console.print(f"[bold red]error[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
+            return 2
         # A usage error: click's class, or the one of typer's own copy of click, depending on its version.
         show = getattr(error, "show", None)
         if show is None or not hasattr(error, "exit_code"):

@@ -48,6 +48,7 @@ def train(
     Ctrl-C saves and stops; the same command with --resume goes on, with the same result as if it had never
     been stopped.
     """
+    from .._paths import given_path
     from ..engine import TrainConfig, Trainer, tune_allocator
     from ..errors import ConfigError
 
@@ -57,7 +58,7 @@ def train(
         _list_settings(console, TrainConfig(data="", **shown))
         return
     given = {
-        "data": str(Path(data).expanduser().resolve()) if data else "",
+        "data": str(given_path(data).resolve()) if data else "",
         "method": method,
         "backbone": backbone,
         "vfm": vfm,

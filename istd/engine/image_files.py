@@ -6,6 +6,7 @@ import glob
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from .._paths import given_path
 from ..data import IMAGE_SUFFIXES
 from ..errors import DataError
 
@@ -23,11 +24,11 @@ def find_images(sources: Iterable[str | Path], recursive: bool = False) -> list[
     """
     sources = list(sources)
     found: list[Path] = []
-    for source in map(Path, sources):
+    for source in map(given_path, sources):
         if source.exists():
             found += _images_at(source, recursive)
             continue
-        pattern = str(source.expanduser())
+        pattern = str(source)
         # Path.glob takes no absolute patterns.
         matches = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else []  # noqa: PTH207
         if not matches:
@@ -53,7 +54,10 @@ def _images_at(path: Path, recursive: bool) -> list[Path]:
     if not path.is_dir():
         return [path]
     inside = path.rglob("*") if recursive else path.iterdir()
-    return sorted(file for file in inside if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    try:
+        return sorted(file for file in inside if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    except OSError as error:
+        raise DataError("the folder cannot be listed", where=path, found=error) from error
 
 
 def name_answers(paths: Sequence[Path]) -> list[str]:

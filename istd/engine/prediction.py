@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from .._files import write_bytes, write_json, write_text
+from .._regions import check_connectivity
 from ..data import read_gray
 from ..errors import ConfigError, DataError, IstdError
 from ..targets import ImageTargets, draw_targets, list_targets, to_coco, to_csv, to_json
@@ -41,7 +42,7 @@ class PredictOptions:
         skip_existing: keep the answers that are in the folder already.
 
     Raises:
-        ConfigError: an unknown picture or table.
+        ConfigError: an unknown picture or table, or a number out of range.
     """
 
     role: str = "student"
@@ -54,8 +55,17 @@ class PredictOptions:
     skip_existing: bool = False
 
     def __post_init__(self) -> None:
+        if self.role not in ("student", "teacher"):
+            raise ConfigError("--role is unknown", found=self.role, expected="student | teacher")
+        real = isinstance(self.threshold, int | float) and not isinstance(self.threshold, bool)
+        if not (real and 0.0 <= self.threshold <= 1.0):
+            raise ConfigError("--threshold is a probability", found=self.threshold, expected="0 to 1")
+        if type(self.min_area) is not int or self.min_area < 1:
+            raise ConfigError("--min-area is too small", found=self.min_area, expected="at least 1")
+        check_connectivity(self.connectivity)
         for name, values, known in (("save", self.pictures, PICTURES), ("table", self.tables, TABLES)):
-            unknown = [value for value in values if value not in known]
+            given = values if isinstance(values, Sequence) else (values,)
+            unknown = [str(value) for value in given if value not in known]
             if unknown:
                 raise ConfigError(
                     f"--{name} is unknown", found=", ".join(unknown), expected=" | ".join(known)

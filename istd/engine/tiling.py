@@ -46,6 +46,13 @@ class Tiling:
     stride: int = 1
 
     def __post_init__(self) -> None:
+        for name in ("tile", "overlap", "batch_size", "stride"):
+            if type(getattr(self, name)) is not int:
+                raise ConfigError(
+                    f"{name} of the tiling is no whole number",
+                    found=repr(getattr(self, name)),
+                    expected="int",
+                )
         if self.tile < 0 or self.batch_size < 1 or self.stride < 1 or self.overlap < 0:
             raise ConfigError(
                 "the tiling is out of range",

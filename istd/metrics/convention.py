@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -49,6 +50,9 @@ class MetricConvention:
 
     def __post_init__(self) -> None:
         check_connectivity(self.connectivity)
+        for name in ("threshold", "distance"):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int | float):
+                raise ConfigError(f"{name} of the metric convention is no number", found=getattr(self, name))
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ConfigError(
@@ -56,7 +60,8 @@ class MetricConvention:
                     found=getattr(self, name),
                     expected=", ".join(choices),
                 )
-        if not 0.0 <= self.threshold < 1.0 or not self.distance > 0.0:
+        far = self.distance > 1e12 and self.distance != math.inf  # more than arrays can be compared with
+        if not 0.0 <= self.threshold < 1.0 or not self.distance > 0.0 or far:
             raise ConfigError(
                 "the metric convention is out of range",
                 found=f"threshold {self.threshold}, distance {self.distance}",
@@ -74,7 +79,11 @@ class MetricConvention:
         Raises:
             ConfigError: an unknown field or value.
         """
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if not isinstance(values, Mapping):
+            raise ConfigError(
+                "this is no metric convention", found=type(values).__name__, expected="a mapping"
+            )
+        unknown = sorted(map(str, set(values) - {field.name for field in fields(cls)}))
         if unknown:
             raise ConfigError("unknown fields in the metric convention", found=", ".join(unknown))
         return cls(**values)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from .._regions import Regions, find_regions
@@ -69,12 +70,39 @@ class TargetCounts:
     matches: tuple[Match, ...]
 
 
+def as_array(values: Map) -> npt.NDArray[Any]:
+    """A map of real numbers, from whichever device and of whichever type, as an array.
+
+    Raises:
+        DataError: it holds something else, or a value that is not a number.
+    """
+    try:
+        if isinstance(values, Tensor):
+            host = values.detach().cpu()
+            array = (host.float() if host.dtype == torch.bfloat16 else host).numpy()  # numpy has no bfloat16
+        else:
+            array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError("this is no map", found=error, expected="a tensor or array [H, W]") from error
+    if array.dtype.kind not in "biuf":
+        raise DataError("a map holds real numbers", found=array.dtype, expected="bool, integers or floats")
+    if (
+        array.dtype.kind == "f" and array.size and np.isnan(array.max())
+    ):  # a maximum hands on what is no number
+        raise DataError("the map has values that are not a number", fix="look at the training losses")
+    return array
+
+
 def binarize(values: Map, threshold: float = 0.5) -> npt.NDArray[np.bool_]:
-    """A map as a mask: bool as it is, floating maps > threshold, integer masks ≠ 0."""
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    """A map as a mask: bool as it is, floating maps > threshold, integer masks ≠ 0.
+
+    Raises:
+        DataError: as for `as_array`.
+    """
+    array = as_array(values)
     if array.dtype == np.bool_:
         return array
-    return array > threshold if np.issubdtype(array.dtype, np.floating) else array != 0
+    return array > threshold if array.dtype.kind == "f" else array != 0
 
 
 def pixel_counts(pred: Map, target: Map, threshold: float = 0.5) -> PixelCounts:

@@ -39,14 +39,8 @@ class _CountingMetric(Metric):
 
     def _images(self, preds: Maps, target: Maps) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Pairs of masks bool [H, W] from [B, 1, H, W], [B, H, W], [H, W], or sequences of them."""
-        if isinstance(preds, Tensor) != isinstance(target, Tensor) or len(preds) != len(target):
-            raise DataError(
-                "predictions and masks differ in number",
-                found=f"{type(preds).__name__} of {len(preds)} and {type(target).__name__} of {len(target)}",
-                expected="two tensors of one shape or two sequences of one length",
-            )
         if not isinstance(preds, Tensor) or not isinstance(target, Tensor):
-            for one, other in zip(preds, target, strict=True):
+            for one, other in _paired(preds, target):
                 yield from self._images(one, other)
             return
         if preds.shape != target.shape:
@@ -55,21 +49,42 @@ class _CountingMetric(Metric):
                 found=f"{tuple(preds.shape)} and {tuple(target.shape)}",
                 expected="one shape",
             )
-        if preds.ndim < 2 or (preds.ndim == 4 and preds.shape[1] != 1) or preds.ndim > 4:
+        flat = preds.ndim < 2 or 0 in preds.shape[-2:]
+        if flat or (preds.ndim == 4 and preds.shape[1] != 1) or preds.ndim > 4:
             raise DataError(
                 "these are not maps", found=tuple(preds.shape), expected="[B, 1, H, W], [B, H, W] or [H, W]"
             )
         if preds.is_floating_point():
-            values = torch.sigmoid(preds) if self.from_logits else preds
-            if values.numel() and bool(values.amax().isnan()):  # a maximum hands on what is not a number
-                raise DataError(
-                    "the prediction has values that are not a number", fix="look at the training losses"
-                )
-            preds = values > self.convention.threshold
+            preds = torch.sigmoid(preds) if self.from_logits else preds
         masks = F.binarize(target)
-        predicted = F.binarize(preds)
+        predicted = F.binarize(preds, self.convention.threshold)
         height, width = masks.shape[-2:]
         yield from zip(predicted.reshape(-1, height, width), masks.reshape(-1, height, width), strict=True)
+
+
+def _paired(preds: Maps, target: Maps) -> Iterator[tuple[Tensor, Tensor]]:
+    """The tensors of two sequences of one length, side by side. Raises `DataError` on anything else."""
+    sequences = all(
+        isinstance(some, Sequence) and not isinstance(some, str | bytes) for some in (preds, target)
+    )
+    if not sequences or len(preds) != len(target):
+        shown = [
+            f"{type(some).__name__} of {len(some)}" if sequences else type(some).__name__
+            for some in (preds, target)
+        ]
+        raise DataError(
+            "predictions and masks differ in number",
+            found=" and ".join(shown),
+            expected="two tensors of one shape or two sequences of one length",
+        )
+    for one, other in zip(preds, target, strict=True):
+        if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+            raise DataError(
+                "these are not maps",
+                found=f"{type(one).__name__} and {type(other).__name__}",
+                expected="tensors",
+            )
+        yield one, other
 
 
 class IoU(_CountingMetric):

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import auc
-from torch import Tensor
 
 from .._regions import find_regions
 from ..errors import ConfigError, DataError
 from .convention import MetricConvention
-from .functional import Map, TargetCounts, binarize, count_regions
+from .functional import Map, TargetCounts, as_array, binarize, count_regions
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -154,7 +153,10 @@ class ThresholdSweep:
         if thresholds is None:
             levels = np.union1d(default_thresholds(), [self.convention.threshold])
         else:
-            levels = np.asarray(list(thresholds), np.float64)
+            try:
+                levels = np.asarray(list(thresholds), np.float64)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise ConfigError("no thresholds of a curve", found=error, expected="numbers") from error
         ordered = levels.ndim == 1 and levels.size > 0 and bool((np.diff(levels) > 0).all())
         if not (ordered and levels[0] >= 0 and levels[-1] < 1):
             raise ConfigError("no thresholds of a curve", found=levels, expected="ascending, in [0, 1)")
@@ -175,9 +177,7 @@ class ThresholdSweep:
         Raises:
             DataError: shapes that differ, not [H, W], not floating point, or not a number.
         """
-        values = (
-            probability.detach().cpu().numpy() if isinstance(probability, Tensor) else np.asarray(probability)
-        )
+        values = as_array(probability)
         truth = binarize(target)
         _check(values, truth)
         # Compared in the map's own precision, as `values > threshold` is.
@@ -230,5 +230,3 @@ def _check(values: npt.NDArray[Any], truth: npt.NDArray[np.bool_]) -> None:
             found=f"{values.dtype} {values.shape} and {truth.shape}",
             expected="floating point [H, W] and a mask [H, W]",
         )
-    if np.isnan(values).any():
-        raise DataError("the prediction has values that are not a number", fix="look at the training losses")
