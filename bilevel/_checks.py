@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
+from ._numbers import check_numbers
+from .callbacks import Callback
 from .errors import OptionError
 from .hypergradients import HypergradientMethod
 from .hypergradients._evaluate import refuse_learned_settings
@@ -13,6 +17,29 @@ _CHOICES = {
     "unroll": ("look-ahead", "committed"),
     "inner_start": ("warm", "restart"),
 }
+
+
+def as_device(name: torch.device | str) -> torch.device:
+    """The device of that name, or an `OptionError`; whether this machine has it shows when it is used."""
+    try:
+        return torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise OptionError(
+            "no device", where="device", found=repr(name), expected="such as 'cpu' or 'cuda:0'"
+        ) from error
+
+
+def as_callbacks(given: Iterable[Callback]) -> list[Callback]:
+    """The callbacks in a list, or an `OptionError`."""
+    found = list(given) if isinstance(given, Iterable) else [given]
+    if not isinstance(given, Iterable) or not all(map(callable, found)):
+        raise OptionError(
+            "not a sequence of functions",
+            where="callbacks",
+            found=type(given).__name__,
+            expected="such as [LogTo(ConsoleSink())]",
+        )
+    return found
 
 
 def check_options(
@@ -30,8 +57,7 @@ def check_options(
         if value not in _CHOICES[name]:
             expected = " or ".join(repr(choice) for choice in _CHOICES[name])
             raise OptionError("unknown choice", where=name, found=repr(value), expected=expected)
-    if inner_steps < 1:
-        raise OptionError("too few steps", where="inner_steps", found=inner_steps, expected="≥ 1")
+    check_numbers("Solver", whole={"inner_steps": inner_steps})
     if not isinstance(method, HypergradientMethod):
         raise OptionError(
             "not a hypergradient method",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ._live import TorchOptimizer, live_optimizer
 from ._nested import split, to_device
+from ._numbers import check_numbers
 from ._schedule import Schedule
 from ._types import MaybeTensors
 from .batches import Batches, as_batches
@@ -43,8 +44,8 @@ class Level:
                 found=repr(clip),
                 expected="such as ClipNorm(1.0) or ClipValue(0.5)",
             )
-        if micro_batch is not None and micro_batch < 1:
-            raise OptionError("too small", where=f"{name}_micro_batch", found=micro_batch, expected="≥ 1")
+        if micro_batch is not None:
+            check_numbers("Solver", whole={f"{name}_micro_batch": micro_batch})
         self.name = name
         self.live = live_optimizer(optimizer, parameters, name)
         self.clip = clip

@@ -56,7 +56,7 @@ class TorchOptimizer(LiveOptimizer):
             for p in held:
                 p.grad = None
             for p, grad in zip(parameters, grads, strict=True):
-                p.grad = None if grad is None else _laid_out(grad, p)
+                p.grad = None if grad is None else _laid_out(grad, p)  # as `backward()` does
             self.optimizer.step()
         finally:
             for p, grad in zip(held, before, strict=True):
@@ -107,6 +107,11 @@ class TorchOptimizer(LiveOptimizer):
             for key, value in saved.items():
                 if isinstance(value, Tensor) and live[key].dtype != value.dtype:
                     live[key] = value.detach().clone().to(live[key].device)
+        for p in held:
+            state = self.optimizer.state.get(p, {})
+            for key, value in state.items():
+                if isinstance(value, Tensor) and value.shape == p.shape:
+                    state[key] = _laid_out(value, p)
 
 
 class LearnedOptimizer(TorchOptimizer):
@@ -250,17 +255,17 @@ def live_optimizer(optimizer: object, parameters: Mapping[str, Tensor], level: s
     return TorchOptimizer(optimizer)
 
 
-def _laid_out(grad: Tensor, parameter: Tensor) -> Tensor:
-    """The gradient with its entries in the parameter's order in memory, as `backward()` leaves it.
+def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
+    """A gradient or moment with its entries in the parameter's order in memory.
 
-    Fused optimisers go through both as they lie there; on a CPU they do not even notice a difference.
+    Fused optimisers go through all of them as they lie there; on a CPU they do not even notice a difference.
     """
-    if grad.layout != torch.strided:
-        return grad
-    sizes = zip(grad.shape, grad.stride(), parameter.stride(), strict=True)
+    if value.layout != torch.strided:
+        return value
+    sizes = zip(value.shape, value.stride(), parameter.stride(), strict=True)
     if all(own == wanted for size, own, wanted in sizes if size > 1):
-        return grad
-    return torch.empty_like(parameter).copy_(grad)
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def _some(names: list[str]) -> str:

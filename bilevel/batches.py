@@ -30,14 +30,16 @@ class Batches:
     """
 
     def __init__(self, items: Iterable[Any], weights: Sequence[float] | None = None) -> None:
+        if not isinstance(items, Iterable):
+            raise BatchError("not a sequence of batches", where="Batches", found=type(items).__name__)
         self._items = tuple(items)
         if not self._items:
             raise BatchError("there is no batch", where="Batches", expected="at least one batch")
-        if weights is not None and (len(weights) != len(self._items) or not all(w > 0 for w in weights)):
+        if weights is not None and not _fit(weights, len(self._items)):
             raise BatchError(
                 "the weights do not fit",
                 where="Batches(weights)",
-                found=list(weights),
+                found=weights,
                 expected=f"{len(self._items)} positive numbers",
             )
         self._weights = None if weights is None else tuple(w / sum(weights) for w in weights)
@@ -95,6 +97,13 @@ class Batches:
             found=f"{count} batches for {steps} steps",
             expected=f"1 batch, used at each step, or {steps}",
         )
+
+
+def _fit(weights: Sequence[float], count: int) -> bool:
+    """Whether these are `count` positive numbers."""
+    if not isinstance(weights, Sequence) or len(weights) != count:
+        return False
+    return all(isinstance(weight, int | float) and 0 < weight < float("inf") for weight in weights)
 
 
 def as_batches(value: Any, where: str) -> Batches:

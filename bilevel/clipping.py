@@ -37,7 +37,11 @@ class ClipNorm(Clip):
     max_norm: float
 
     def __post_init__(self) -> None:
-        if not self.max_norm > 0:
+        if (
+            isinstance(self.max_norm, bool)
+            or not isinstance(self.max_norm, int | float)
+            or not self.max_norm > 0
+        ):
             raise OptionError("not positive", where="ClipNorm(max_norm)", found=self.max_norm, expected="> 0")
 
     def __call__(self, grads: MaybeTensors) -> tuple[Tensor | None, ...]:
@@ -65,7 +69,7 @@ class ClipValue(Clip):
     value: float
 
     def __post_init__(self) -> None:
-        if not self.value > 0:
+        if isinstance(self.value, bool) or not isinstance(self.value, int | float) or not self.value > 0:
             raise OptionError("not positive", where="ClipValue(value)", found=self.value, expected="> 0")
 
     def __call__(self, grads: MaybeTensors) -> tuple[Tensor | None, ...]:

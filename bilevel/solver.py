@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from ._checks import check_options
+from ._checks import as_callbacks, as_device, check_options
 from ._info import Seconds, StepInfo
 from ._level import Level
 from ._live_gradient import live_gradient
@@ -134,10 +134,10 @@ class Solver:
         self.unroll = unroll
         self.inner_optimizer = inner_optimizer
         self.outer_optimizer = outer_optimizer
-        self.callbacks: list[Callback] = list(callbacks)
+        self.callbacks: list[Callback] = as_callbacks(callbacks)
         self.counts = {"inner_steps": 0, "outer_steps": 0, "skipped": 0}
         self._autocast = autocast
-        target = None if device is None else torch.device(device)
+        target = None if device is None else as_device(device)
         self._inner = Level(
             "inner",
             inner_optimizer,

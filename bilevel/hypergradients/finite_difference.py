@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from .._autograd import subtract
+from .._numbers import check_numbers
 from .._rng import RngState
 from ..errors import OptionError
 from ._base import HypergradientMethod, Point
@@ -36,6 +37,7 @@ class FiniteDifference(HypergradientMethod):
     eps: float = 0.01
 
     def __post_init__(self) -> None:
+        check_numbers("FiniteDifference", real={"step_size": self.step_size, "eps": self.eps})
         if not self.step_size > 0 or not self.eps > 0:
             raise OptionError(
                 "out of range",

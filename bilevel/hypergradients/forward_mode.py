@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._autograd import add, check_twice_differentiable, detached, gradients, leaves, pull_back
+from .._numbers import check_numbers
 from .._rng import RngState
 from .._types import MaybeTensors, Tensors
 from ..batches import Batches
@@ -73,16 +74,13 @@ class ForwardMode(HypergradientMethod):
     uses_optimizer: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise OptionError("too few steps", where="ForwardMode(steps)", found=self.steps, expected="≥ 1")
+        check_numbers("ForwardMode", whole={"steps": self.steps})
         for name, value, least in (
             ("chunk_size", self.chunk_size, 1),
             ("walked_back", self.walked_back, 0),
         ):
-            if value is not None and value < least:
-                raise OptionError(
-                    "out of range", where=f"ForwardMode({name})", found=value, expected=f"None, or ≥ {least}"
-                )
+            if value is not None:
+                check_numbers("ForwardMode", whole={name: value}, least=least)
 
     @property
     def unrolled_steps(self) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from .._autograd import subtract
+from .._numbers import check_numbers
 from ..errors import OptionError
 from ._base import HypergradientMethod, Point
 from ._mixed import inner_gradients
@@ -34,6 +35,7 @@ class GaussNewton(HypergradientMethod):
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
+        check_numbers("GaussNewton", real={"eps": self.eps})
         if not self.eps > 0:
             raise OptionError("not positive", where="GaussNewton(eps)", found=self.eps, expected="> 0")
 

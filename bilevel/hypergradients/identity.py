@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from .._autograd import subtract
+from .._numbers import check_numbers
 from ..errors import OptionError
 from ._base import HypergradientMethod, Point
 from ._mixed import exact_mixed, scaled
@@ -35,6 +36,7 @@ class Identity(HypergradientMethod):
     step_size: float = 1.0
 
     def __post_init__(self) -> None:
+        check_numbers("Identity", real={"step_size": self.step_size})
         if not self.step_size > 0:
             raise OptionError(
                 "not positive", where="Identity(step_size)", found=self.step_size, expected="> 0"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from .._autograd import add, subtract
+from .._numbers import check_numbers
 from .._rng import RngState
 from .._types import MaybeTensors, Tensors
 from ..errors import OptionError
@@ -42,6 +43,9 @@ class Penalty(HypergradientMethod):
     step_size: float
 
     def __post_init__(self) -> None:
+        check_numbers(
+            "Penalty", whole={"steps": self.steps}, real={"gamma": self.gamma, "step_size": self.step_size}
+        )
         if not self.gamma > 0 or self.steps < 1 or not self.step_size > 0:
             raise OptionError(
                 "out of range",

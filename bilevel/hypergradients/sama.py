@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._autograd import add, detached, leaves, pull_back, subtract
+from .._numbers import check_numbers
 from .._rng import RngState
 from .._types import MaybeTensors
 from ..errors import OptimizerError, OptionError
@@ -47,6 +48,7 @@ class SAMA(HypergradientMethod):
     uses_optimizer: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_numbers("SAMA", real={"eps": self.eps})
         if self.mixed not in ("finite-difference", "exact"):
             raise OptionError(
                 "unknown choice",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
+from .._numbers import check_numbers
 from ..errors import OptimizerError, OptionError
 from ._adjoint import adjoint_unroll
 from ._base import HypergradientMethod, Point
@@ -58,8 +59,9 @@ class Unrolled(HypergradientMethod):
     uses_optimizer: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise OptionError("too few steps", where="Unrolled(steps)", found=self.steps, expected="≥ 1")
+        check_numbers("Unrolled", whole={"steps": self.steps})
+        if self.truncate is not None:
+            check_numbers("Unrolled", whole={"truncate": self.truncate})
         if self.truncate is not None and not 1 <= self.truncate <= self.steps:
             raise OptionError(
                 "out of range",

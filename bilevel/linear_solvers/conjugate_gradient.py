@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._numbers import check_numbers
 from ..errors import OptionError
 from ._base import LinearSolver, LinearSolveReport, MatVec, Status, warn_if_misleading
 
@@ -34,6 +35,11 @@ class ConjugateGradient(LinearSolver):
     damping: float = 0.0
 
     def __post_init__(self) -> None:
+        check_numbers(
+            "ConjugateGradient",
+            whole={"max_iterations": self.max_iterations},
+            real={"tolerance": self.tolerance, "damping": self.damping},
+        )
         if self.max_iterations < 1 or self.tolerance < 0 or self.damping < 0:
             raise OptionError(
                 "out of range",

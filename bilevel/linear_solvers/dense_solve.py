@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._numbers import check_numbers
 from ..errors import OptionError
 from ._base import LinearSolver, LinearSolveReport, MatVec, Status, warn_if_misleading
 
@@ -34,6 +35,11 @@ class DenseSolve(LinearSolver):
     tolerance: float = 1e-6
 
     def __post_init__(self) -> None:
+        check_numbers(
+            "DenseSolve",
+            whole={"max_size": self.max_size},
+            real={"damping": self.damping, "tolerance": self.tolerance},
+        )
         if self.damping < 0 or self.max_size < 1 or not self.tolerance > 0:
             raise OptionError(
                 "out of range",

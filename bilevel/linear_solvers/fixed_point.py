@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .._numbers import check_numbers
 from ..errors import OptionError
 from ._base import LinearSolver, LinearSolveReport, MatVec, Status, warn_if_misleading
 
@@ -43,6 +44,16 @@ class FixedPoint(LinearSolver):
     damping: float = 0.0
 
     def __post_init__(self) -> None:
+        check_numbers(
+            "FixedPoint",
+            whole={"max_iterations": self.max_iterations},
+            real={
+                "step_size": self.step_size,
+                "momentum": self.momentum,
+                "tolerance": self.tolerance,
+                "damping": self.damping,
+            },
+        )
         if (
             self.max_iterations < 1
             or self.tolerance < 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._numbers import check_numbers
 from ..errors import OptionError
 from ._base import LinearSolver, LinearSolveReport, MatVec, Status, warn_if_misleading
 
@@ -40,6 +41,10 @@ class Nystrom(LinearSolver):
     tolerance: float = 1e-6
 
     def __post_init__(self) -> None:
+        check_numbers(
+            "Nystrom", whole={"rank": self.rank}, real={"damping": self.damping, "tolerance": self.tolerance}
+        )
+        check_numbers("Nystrom", whole={"seed": self.seed}, least=0)
         if self.rank < 1 or not self.damping > 0 or self.tolerance < 0:
             raise OptionError(
                 "out of range",

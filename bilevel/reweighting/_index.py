@@ -14,6 +14,10 @@ def as_integers(values: Tensor, where: str, shape: str) -> Tensor:
     Raises:
         BatchError: they are not a vector of integers.
     """
+    if not isinstance(values, Tensor):
+        raise BatchError(
+            "not a tensor", where=where, found=type(values).__name__, expected=f"integers of shape {shape}"
+        )
     no_integers = values.is_floating_point() or values.is_complex() or values.dtype == torch.bool
     if values.dim() != 1 or no_integers:
         raise BatchError(

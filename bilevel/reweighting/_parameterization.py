@@ -95,7 +95,7 @@ def chosen(
     Raises:
         OptionError: there is none.
     """
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise OptionError(
             "unknown choice", where=option, found=repr(name), expected=f"one of {', '.join(table)}"
         )

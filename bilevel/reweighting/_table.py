@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..errors import OptionError
+from .._numbers import check_numbers
 from ._index import as_index
 from ._parameterization import Normalization, Parameterization, weighting
 
@@ -41,8 +41,7 @@ class TableWeights(nn.Module):
     ) -> None:
         super().__init__()
         where = type(self).__name__
-        if num_entries < 1:
-            raise OptionError("too few entries", where=where, found=num_entries, expected="≥ 1")
+        check_numbers(where, whole={"number of entries": num_entries}, real={"init": init})
         self._positive, self._scale = weighting(parameterization, normalize, where)
         self.parameterization = parameterization
         self.normalize = normalize

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..errors import BatchError, OptionError
+from .._numbers import check_numbers
+from ..errors import BatchError
 from ._parameterization import NORMALIZATIONS, Normalization, chosen
 
 
@@ -31,8 +32,7 @@ class MetaWeightNet(nn.Module):
 
     def __init__(self, hidden: int = 100, *, detach: bool = True, normalize: Normalization = "none") -> None:
         super().__init__()
-        if hidden < 1:
-            raise OptionError("too few units", where="MetaWeightNet(hidden)", found=hidden, expected="≥ 1")
+        check_numbers("MetaWeightNet", whole={"hidden": hidden})
         self._scale = chosen(NORMALIZATIONS, normalize, "MetaWeightNet(normalize)")
         self.detach = detach
         self.normalize = normalize
@@ -51,11 +51,13 @@ class MetaWeightNet(nn.Module):
         Raises:
             BatchError: the losses are not a vector.
         """
-        if losses.dim() != 1 or not losses.is_floating_point():
+        if not isinstance(losses, Tensor) or losses.dim() != 1 or not losses.is_floating_point():
             raise BatchError(
                 "the losses are not a vector of numbers",
                 where="MetaWeightNet",
-                found=f"shape {tuple(losses.shape)}, type {losses.dtype}",
+                found=f"shape {tuple(losses.shape)}, type {losses.dtype}"
+                if isinstance(losses, Tensor)
+                else type(losses).__name__,
                 expected="one loss a sample, shape [B]",
                 fix='compute them with reduction="none"',
             )

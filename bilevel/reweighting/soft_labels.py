@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .._numbers import check_numbers
 from ..errors import OptionError
 from ._index import as_index, as_integers
 
@@ -36,6 +37,7 @@ class SoftLabels(nn.Module):
 
     def __init__(self, labels: Tensor, num_classes: int, *, confidence: float = 0.9) -> None:
         super().__init__()
+        check_numbers("SoftLabels", whole={"num_classes": num_classes}, real={"confidence": confidence})
         if num_classes < 2 or not 1 / num_classes < confidence < 1:
             raise OptionError(
                 "out of range",
