@@ -36,6 +36,7 @@ from .runtime import autocast, choose_device, deterministic
 from .schedule import evolves, learning_rate, may_evolve
 from .seeding import seed_torch
 from .selection import selection_images, selection_rule
+from .step_losses import StepLosses
 from .stopping import StopRequest
 
 
@@ -107,6 +108,7 @@ class Trainer:
             self._begin(bars)
         self.selection_images = selection_images(self.selection, self.corpus, self.labels)
         before = self.position.seconds
+        self.losses = StepLosses(self.position)
         self.log = JsonLines(self.folder.log)
         self.log.cut(self.position.log_lines)
         done = self.position.epoch * self.steps_per_epoch() + self.position.step
@@ -223,15 +225,15 @@ class Trainer:
             self.method.set_lr(learning_rate(config, epoch + step / count))
             batch = stream.batch(epoch * count + step)
             with autocast(config.precision, self.device):
-                position.losses.append(self.method.train_step(batch))
-            self._check_loss(position.losses[-1])
+                self.losses.add(self.method.train_step(batch))
             if self.average is not None:
                 self.average.update()
             position.step = step + 1
-            bars.advance(f"epoch {epoch + 1}/{config.epochs}  loss {position.losses[-1]:.4f}")
+            bars.advance(f"epoch {epoch + 1}/{config.epochs}  loss {self.losses.latest():.4f}")
             position.seconds = time.monotonic() + offset
             if self.stop() or time.monotonic() - self._saved_at > config.checkpoint_seconds:
                 self._save()
+        self.losses.read()
         record["loss"] = math.fsum(position.losses) / len(position.losses)
         record["lr"] = learning_rate(config, epoch)
         if self.method.has_outer_problem and epoch % config.outer_interval == 0:
@@ -342,17 +344,10 @@ class Trainer:
             self.distractors[split],
         )
 
-    def _check_loss(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise ConfigError(
-                "training diverged: the loss is not finite",
-                found=f"{loss} at epoch {self.position.epoch + 1}, step {self.position.step + 1}",
-                fix="lower --lr; the last checkpoint is whole",
-            )
-
     # -- checkpoints ------------------------------------------------------------------------------------
 
     def _save(self) -> None:
+        self.losses.read()  # what came of a loss that is not finite is never kept
         state = {
             "position": vars(self.position),
             "method": self.method.state_dict(),

@@ -28,10 +28,10 @@ def test_it_is_the_inner_step() -> None:
     assert first.counts == second.counts
 
 
-def test_a_gradient_of_another_layout_than_its_parameter_s_is_put_right() -> None:
+def test_gradients_and_moments_of_another_layout_than_their_parameter_s_are_put_right() -> None:
     """Fused optimisers take both as they lie in memory."""
 
-    def trained(fused: bool) -> Tensor:
+    def trained(fused: bool, resumed: bool = False) -> Tensor:
         torch.manual_seed(0)
         inner, outer = nn.Conv2d(3, 4, 3).double(), nn.Linear(1, 1)
         inner.to(memory_format=torch.channels_last)
@@ -52,10 +52,18 @@ def test_a_gradient_of_another_layout_than_its_parameter_s_is_put_right() -> Non
         )
         for _ in range(3):
             solver.inner_update(target)
+            if resumed:
+                state = solver.state_dict()
+                moments = state["inner_optimizer"]["state"]["0"]
+                assert not moments["exp_avg"].is_contiguous()
+                moments.update({name: value.contiguous() for name, value in moments.items()})  # as in files
+                solver.load_state_dict(state)
         assert not inner.weight.is_contiguous()
         return inner.weight.detach()
 
-    torch.testing.assert_close(trained(fused=True), trained(fused=False), rtol=1e-10, atol=1e-12)
+    fused = trained(fused=True)
+    torch.testing.assert_close(fused, trained(fused=False), rtol=1e-10, atol=1e-12)
+    assert torch.equal(fused, trained(fused=True, resumed=True))
 
 
 class Root(nn.Module):

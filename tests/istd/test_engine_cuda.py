@@ -1,0 +1,65 @@
+"""What training asks of a GPU: steps that never wait for it, and the same numbers as on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from istd.data import SyntheticDataset, load_names
+from istd.engine import TrainConfig
+from istd.engine.averaging import WeightAverage
+from istd.engine.batches import open_stream
+from istd.engine.detector import build_model, to_fast_layout
+from istd.engine.features import live_features
+from istd.engine.methods import Full, Method, SemanticPrior
+from istd.engine.runtime import autocast, deterministic
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def train(
+    device: str, name: str, precision: str, quiet_steps: int
+) -> tuple[Method, WeightAverage, list[float]]:
+    """Three steps, and `quiet_steps` more in which waiting for a GPU is an error."""
+    made = SyntheticDataset(num_train=8, num_val=0, num_test=0, size=(40, 48), seed=1)
+    images = load_names(made, made.splits["train"]).to(device)
+    options: dict[str, Any] = {"method": name, "vfm": "none", "hypergradient": "off", "precision": precision}
+    config = TrainConfig(data="", crop=32, batch_size=4, **options)
+    torch.manual_seed(0)
+    model = to_fast_layout(build_model(config, None, 0.3, 0.2).to(device))
+    method: Method = Full(config, model) if name == "full" else SemanticPrior(config, model, 2)  # type: ignore[arg-type]
+    average = WeightAverage(model, 0.9)
+    clusters = torch.arange(len(images), device=device) % 2
+    assert images.masks is not None
+    stream = open_stream("train", config, images, images.masks, None, clusters, live_features(None))
+    losses = []
+    with deterministic():
+        try:
+            for step in range(3 + quiet_steps):
+                if step == 3 and device != "cpu":
+                    torch.cuda.set_sync_debug_mode("error")
+                batch = stream.batch(step)
+                with autocast(precision, batch.image.device):
+                    losses.append(method.train_step(batch))
+                average.update()
+        finally:
+            if device != "cpu":
+                torch.cuda.set_sync_debug_mode("default")
+    return method, average, torch.stack(losses).tolist()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["full", "semantic-prior"])
+def test_a_training_step_never_waits_for_the_gpu(name: str, precision: str) -> None:
+    method, average, losses = train("cuda", name, precision, quiet_steps=4)
+    assert torch.isfinite(torch.tensor(losses)).all()
+    assert method.optimizer.param_groups[0]["fused"] is True  # type: ignore[attr-defined]
+    assert int(average.state_dict()["n_averaged"]) == 7
+
+
+def test_losses_are_those_of_the_cpu() -> None:
+    found, expected = (train(device, "semantic-prior", "float32", 0)[2] for device in ("cuda", "cpu"))
+    assert found == pytest.approx(expected, rel=2e-2)  # convolutions on CUDA may round to TF32
+    assert found[0] == pytest.approx(expected[0], rel=2e-3)
