@@ -59,12 +59,32 @@ def test_every_public_name_is_documented(package: str) -> None:
     assert missing == []
 
 
+def istd_packages() -> list[str]:
+    folder = Path(istd.__file__).parent
+    found = [".".join(init.parent.relative_to(folder.parent).parts) for init in folder.rglob("__init__.py")]
+    return sorted(set(found) - {"istd.cli"})  # its commands are the interface
+
+
 def test_the_page_of_istd_has_what_people_need() -> None:
     text = ISTD.read_text(encoding="utf-8")
     names = directives([ISTD])
     found = {id(resolve(name)) for name in names}
     assert [name for name in istd.__all__ if id(getattr(istd, name)) not in found] == []
     assert set(re.findall(r"\(#([\w.]+)\)", text)) <= set(names)
+
+
+def test_the_page_of_istd_describes_or_lists_every_public_name() -> None:
+    """And no other: what it describes or lists is public where it says so."""
+    described = {id(resolve(name)): name for name in directives([ISTD])}
+    rows = re.findall(r"^\| `(istd[\w.]*)` \| (.*) \|$", ISTD.read_text(encoding="utf-8"), re.MULTILINE)
+    listed = {package: set(re.findall(r"`(\w+)`", names)) for package, names in rows}
+    for package in istd_packages():
+        module = importlib.import_module(package)
+        others = {name for name in module.__all__ if id(getattr(module, name)) not in described}
+        assert others == listed.get(package, set()), package
+    homes = {name: importlib.import_module(name.rpartition(".")[0]) for name in described.values()}
+    packages = {name: home for name, home in homes.items() if home.__name__ in istd_packages()}
+    assert [name for name, home in packages.items() if name.rpartition(".")[2] not in home.__all__] == []
 
 
 def test_every_error_is_documented() -> None:
