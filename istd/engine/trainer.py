@@ -31,7 +31,7 @@ from .position import Position
 from .progress import Bars
 from .results import TrainedRun, finish_run
 from .run_folder import JsonLines, RunFolder
-from .run_state import check_identity, load_run_state, save_run_state
+from .run_state import check_identity, fitting, load_run_state, save_run_state
 from .runtime import autocast, choose_device, deterministic
 from .schedule import evolves, learning_rate, may_evolve
 from .seeding import seed_torch
@@ -167,7 +167,8 @@ class Trainer:
         state = self._saved_state()
         self.labels: LabelState | None = None
         if state is not None:
-            self._restore(state)
+            with fitting(self.folder.checkpoint):
+                self._restore(state)
         elif self.method.supervision == "points":
             self.labels = start_labels(self.folder.labels, self.corpus, self.config, self.device, bars)
             self.position.label_version = self.labels.store.latest
