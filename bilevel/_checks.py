@@ -20,24 +20,30 @@ _CHOICES = {
 
 
 def as_device(name: torch.device | str) -> torch.device:
-    """The device of that name, or an `OptionError`; whether this machine has it shows when it is used."""
+    """The device of that name, or an `OptionError` where this machine has none."""
     try:
-        return torch.device(name)
-    except (RuntimeError, TypeError) as error:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, TypeError, AssertionError) as error:
         raise OptionError(
             "no device", where="device", found=repr(name), expected="such as 'cpu' or 'cuda:0'"
         ) from error
+    return device
 
 
 def as_callbacks(given: Iterable[Callback]) -> list[Callback]:
     """The callbacks in a list, or an `OptionError`."""
-    found = list(given) if isinstance(given, Iterable) else [given]
-    if not isinstance(given, Iterable) or not all(map(callable, found)):
+    try:
+        found = list(given)
+        good = all(map(callable, found))
+    except TypeError:
+        good = False
+    if not good:
         raise OptionError(
             "not a sequence of functions",
             where="callbacks",
             found=type(given).__name__,
-            expected="such as [LogTo(ConsoleSink())]",
+            expected="functions of (solver, info), such as [LogTo(...)]",
         )
     return found
 

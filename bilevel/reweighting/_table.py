@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .._numbers import check_numbers
+from ..errors import OptionError
 from ._index import as_index
 from ._parameterization import Normalization, Parameterization, weighting
 
@@ -42,6 +43,11 @@ class TableWeights(nn.Module):
         super().__init__()
         where = type(self).__name__
         check_numbers(where, whole={"number of entries": num_entries}, real={"init": init})
+        largest = torch.finfo(torch.get_default_dtype()).max
+        if abs(init) > largest:
+            raise OptionError(
+                "too far from 0", where=f"{where}(init)", found=init, expected=f"at most {largest:.3g}"
+            )
         self._positive, self._scale = weighting(parameterization, normalize, where)
         self.parameterization = parameterization
         self.normalize = normalize

@@ -120,7 +120,7 @@ def arguments(draw: st.DrawFn, names: tuple[str, ...]) -> tuple[Callable[..., An
 
 def _inner(model: nn.Linear, outer: bilevel.SampleWeights, batch: tuple[Tensor, Tensor]) -> Tensor:
     x, y = batch
-    return (outer(torch.arange(4)) * (model(x)[:, 0] - y).square()).mean() + model.weight.square().sum()
+    return (outer(torch.arange(len(y))) * (model(x)[:, 0] - y).square()).mean() + model.weight.square().sum()
 
 
 def _outer(model: nn.Linear, outer: bilevel.SampleWeights, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -251,6 +251,11 @@ def test_steps_are_whole_numbers(make: Callable[..., Any], steps: Any) -> None:
         make(steps=steps)
 
 
+def test_a_start_that_the_parameters_cannot_hold_is_named() -> None:
+    with pytest.raises(OptionError, match="init"):
+        bilevel.SampleWeights(4, init=1e70)
+
+
 def test_choices_and_indices_of_other_types_are_named() -> None:
     with pytest.raises(OptionError, match="parameterization"):
         bilevel.ClusterWeights(2, parameterization=["mean"])  # type: ignore[arg-type]
@@ -261,7 +266,12 @@ def test_choices_and_indices_of_other_types_are_named() -> None:
     with pytest.raises(BilevelError, match="weights do not fit"):
         bilevel.Batches([1, 2], weights=[math.nan, 1])
     model, weights, _ = _world()
-    bad: list[dict[str, Any]] = [{"device": "no such device"}, {"callbacks": 3}, {"callbacks": ["log"]}]
+    bad: list[dict[str, Any]] = [
+        {"device": "no such device"},
+        {"callbacks": 3},
+        {"callbacks": ["log"]},
+        {"callbacks": torch.tensor(1)},
+    ]
     for options in bad:
         with pytest.raises(OptionError, match=next(iter(options))):
             bilevel.Solver(
