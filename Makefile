@@ -3,13 +3,18 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types docs clean
+.PHONY: demo test coverage lint types docs wheel clean
 
 demo: $(VENV)/installed  ## Train a detector from one point per target on generated images, and show what it finds.
 	$(BIN)/istd demo --out runs/demo
 
 test: $(VENV)/installed  ## Run the tests on all cores.
 	$(BIN)/python -m pytest -n auto
+
+coverage: $(VENV)/installed  ## The tests, with the share of lines and branches that they run; too small a share is an error.
+	$(BIN)/python -m pytest -n auto --cov --cov-report=
+	$(BIN)/coverage report --include='bilevel/*' --fail-under=90
+	$(BIN)/coverage report --include='istd/*' --fail-under=85
 
 lint: $(VENV)/installed  ## Style, and who may import whom (pyproject.toml, tool.importlinter).
 	$(BIN)/ruff check .
@@ -21,6 +26,9 @@ types: $(VENV)/installed  ## Static types.
 
 docs: $(VENV)/installed  ## The documentation, into site/; a broken link is an error.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+wheel: $(VENV)/installed  ## Build the wheel and use it in an environment that has nothing but what it declares.
+	$(BIN)/python .ci/wheel.py
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
