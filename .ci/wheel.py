@@ -194,6 +194,11 @@ def use(environment: Path, empty: Path, extras: tuple[str, ...]) -> None:
 
     if not extras:
         run("python", "-I", "-c", CORE)
+        told = subprocess.run(
+            [programs / "istd"], cwd=empty, env=around, capture_output=True, text=True, check=False
+        )
+        if "bilevel-istd[istd]" not in told.stderr or "Traceback" in told.stderr:
+            sys.exit(f"without its extra the command istd should say what to install:\n{told.stderr}")
         return
     run("python", "-I", "-c", EXTRAS)
     for command in COMMANDS:

@@ -14,6 +14,12 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names need not be text
-    from .app import run
+    try:
+        from .app import run
+    except ModuleNotFoundError as error:
+        if error.name != "typer":
+            raise
+        print("istd was installed without what it needs: pip install 'bilevel-istd[istd]'", file=sys.stderr)
+        sys.exit(2)
 
     sys.exit(run())
