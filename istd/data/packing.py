@@ -41,7 +41,8 @@ def pack(
     """
     with atomic_path(path) as partial, partial.open("w+b") as stream:
         sink = _Sink(stream)
-        with h5py.File(sink, "w") as file:
+        # This format has checksums of its own structure too: HDF5 can crash on a damaged one without.
+        with h5py.File(sink, "w", libver=("v110", "v110")) as file:
             _write(dataset, file, progress, sink)
         sink.check()
     return PackedDataset(path)
@@ -124,7 +125,7 @@ def _write(
         if progress is not None:
             progress(done, len(dataset))
     for column, values in columns.items():
-        file.create_dataset(column, data=np.array(values, bool if column == "has_mask" else np.int64))
+        _put(file, column, np.array(values, bool if column == "has_mask" else np.int64))
     index = {
         "names": dataset.names,
         "splits": dict(dataset.splits),
@@ -133,8 +134,18 @@ def _write(
         "source": str(dataset.root),
     }
     encoded = json.dumps(index, ensure_ascii=False).encode("utf-8")
-    file.create_dataset("index", data=np.frombuffer(encoded, np.uint8))
-    file.attrs.update(format=FORMAT, version=VERSION, layout=dataset.layout, split_hash=dataset.split_hash())
+    _put(file, "index", np.frombuffer(encoded, np.uint8))
+    file.attrs["version"] = VERSION
+    texts = {"format": FORMAT, "layout": dataset.layout, "split_hash": dataset.split_hash()}
+    for name, text in texts.items():
+        # Of fixed length: HDF5 keeps other text outside of its checksums, and can look for it for ever.
+        file.attrs[name] = np.bytes_(text.encode("utf-8"))
+
+
+def _put(file: h5py.File, name: str, values: np.ndarray) -> None:
+    # Compressed for the damage that this finds: zeros pass for a checksum of zeros.
+    chunks = (min(len(values), _CHUNK),)
+    file.create_dataset(name, data=values, chunks=chunks, compression="gzip", fletcher32=True)
 
 
 def _append(target: h5py.Dataset, rows: np.ndarray) -> None:

@@ -128,6 +128,7 @@ def read_header(path: Path) -> Header:
         numbers = _stored(file, "images/size", "i", 2 * len(names))[()]
         sizes = tuple((int(height), int(width)) for height, width in numbers)
         groups = file["versions"]
+        _require(isinstance(groups, h5py.Group), path, "no group of versions")
         wanted = [version_name(index) for index in range(len(groups))]
         _require(
             len(names) == len(sizes) and wanted and sorted(groups) == wanted,

@@ -157,6 +157,19 @@ def test_hdf5_files_that_claim_to_be_huge_take_no_memory(tmp_path: Path, number:
 # What the fuzzing found.
 
 
+def test_a_sector_of_zeros_anywhere_in_a_packed_dataset_is_found(tmp_path: Path) -> None:
+    whole = PackedDataset(put(tmp_path / "whole.h5", _PACKED))
+    masks = {name: whole.read(name).mask for name in whole.names}
+    for at in range(0, len(_PACKED), 61):
+        path = put(
+            tmp_path / "data.h5", _PACKED[:at] + bytes(len(_PACKED[at : at + 64])) + _PACKED[at + 64 :]
+        )
+        found = answer(lambda path=path: PackedDataset(path), path)
+        for name in () if found is None else found.names:
+            record = answer(lambda name=name, found=found: found.read(name), path)
+            assert record is None or np.array_equal(record.mask, masks[name])
+
+
 @pytest.mark.parametrize(
     ("name", "made"),
     [
@@ -191,6 +204,12 @@ def test_a_label_store_of_other_contents_is_damaged(
 ) -> None:
     with pytest.raises(LabelError, match=words):
         LabelStore.open(_replaced(_STORE, tmp_path / "labels.h5", name, **made))
+
+
+def test_versions_of_a_label_store_are_a_group(tmp_path: Path) -> None:
+    made = {"shape": (2**40,), "dtype": "i4", "chunks": True}
+    path = _replaced(_STORE, tmp_path / "labels.h5", "versions", **made)
+    assert in_small_child(lambda: LabelStore.open(path), seconds=20) == "LabelError"
 
 
 def test_a_label_store_does_not_read_other_files(tmp_path: Path) -> None:
