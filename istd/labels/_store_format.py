@@ -110,7 +110,7 @@ def reading(path: Path) -> Iterator[h5py.File]:
 def read_header(path: Path) -> Header:
     """Read and check everything but the pixels."""
     with reading(path) as file:
-        kind, number = file.attrs.get("format"), file.attrs.get("format_version")
+        kind, number = _text_of(file.attrs.get("format")), file.attrs.get("format_version")
         if kind != FORMAT:
             raise LabelError(
                 "this file is not a label store", where=path, found=f"format {kind!r}", expected=FORMAT
@@ -151,7 +151,8 @@ def _read_version(group: h5py.Group, count: int, path: Path) -> StoredVersion:
     good = pool.shape == (count,) and image.ndim == 1 and bool((np.diff(image) > 0).all())
     good = good and (image.size == 0 or (image[0] >= 0 and image[-1] < count))
     _require(good, path, f"version {group.name} names images that are not there")
-    return StoredVersion(int(group.attrs["epoch"]), str(group.attrs["note"]), image, pool.astype(np.bool_))
+    note = str(_text_of(group.attrs["note"]))
+    return StoredVersion(int(group.attrs["epoch"]), note, image, pool.astype(np.bool_))
 
 
 def read_pixels(
@@ -197,7 +198,7 @@ def new_image(settings: Mapping[str, Any], names: Sequence[str], sizes: npt.NDAr
     """The bytes of a store without versions."""
     access: dict[str, Any] = {"driver": "core", "backing_store": False, "libver": ("v110", "v110")}
     with h5py.File(f"memory-{next(_FILE_NUMBER)}", "w", **access) as file:
-        file.attrs["format"] = FORMAT
+        file.attrs["format"] = _fixed_text(FORMAT)
         file.attrs["format_version"] = FORMAT_VERSION
         _put_text(file, "settings", [json.dumps(settings)])
         _put_text(file, "images/name", names)
@@ -220,7 +221,7 @@ def with_version(
     with _in_memory(image) as file:
         group = file.create_group(f"versions/{version_name(version)}")
         group.attrs["epoch"] = epoch
-        group.attrs["note"] = note
+        group.attrs["note"] = _fixed_text(note)
         _put(group, "image", np.asarray(images, np.int32))
         _put(group, "start", start)
         _put(group, "pixel", np.concatenate([np.zeros(0, np.int32), *(labels[i].pixel for i in images)]))
@@ -293,6 +294,17 @@ def _stored(group: h5py.Group, name: str, kind: str, most: int = _MAX_TEXTS) -> 
     if data.dtype.kind != kind or data.size > most:
         raise ValueError(f"{name} has {data.size} entries of type {data.dtype}, expected at most {most}")
     return data
+
+
+def _fixed_text(text: str) -> npt.NDArray[Any]:
+    """Text of fixed length for an attribute: damaged text of variable length HDF5 can look for for ever."""
+    data = text.encode("utf-8")
+    return np.array(data, f"S{max(1, len(data))}")
+
+
+def _text_of(value: object) -> object:
+    """The text of an attribute; what is no text stays as it is."""
+    return value.decode("utf-8") if isinstance(value, bytes) else value
 
 
 def _get_text(data: h5py.Dataset) -> tuple[str, ...]:

@@ -157,6 +157,15 @@ def test_hdf5_files_that_claim_to_be_huge_take_no_memory(tmp_path: Path, number:
 # What the fuzzing found.
 
 
+def test_a_sector_of_zeros_anywhere_in_a_label_store_is_found(tmp_path: Path) -> None:
+    labels = LabelStore.open(put(tmp_path / "whole.h5", _STORE)).labels()
+    for at in range(0, len(_STORE), 61):
+        path = put(tmp_path / "labels.h5", _STORE[:at] + bytes(len(_STORE[at : at + 64])) + _STORE[at + 64 :])
+        found = answer(lambda path=path: LabelStore.open(path), path)
+        read = None if found is None else answer(found.labels, path)
+        assert read is None or all(np.array_equal(*pair) for pair in zip(read, labels, strict=True))
+
+
 def test_a_sector_of_zeros_anywhere_in_a_packed_dataset_is_found(tmp_path: Path) -> None:
     whole = PackedDataset(put(tmp_path / "whole.h5", _PACKED))
     masks = {name: whole.read(name).mask for name in whole.names}
