@@ -17,112 +17,19 @@ from hypothesis import strategies as st
 
 from istd.cli import app as cli
 
-# Commands that would take long get arguments that cannot all be right.
-_COMMANDS = [
-    "train",
-    "eval",
-    "predict",
-    "export",
-    "report",
-    "doctor",
-    "points",
-    "synth",
-    "pack",
-    "labels",
-    "annotate",
-    "demo",
-    "nonsense",
-]
-_OPTIONS = [
-    "--data",
-    "--method",
-    "--backbone",
-    "--vfm",
-    "--epochs",
-    "--crop",
-    "--batch-size",
-    "--seed",
-    "--out",
-    "--resume",
-    "--device",
-    "--set",
-    "--layout",
-    "--mask-threshold",
-    "--force",
-    "--role",
-    "--tile",
-    "--overlap",
-    "--tta",
-    "--threshold",
-    "--min-area",
-    "--save",
-    "--tables",
-    "--recursive",
-    "--skip-existing",
-    "--title",
-    "--fail-on",
-    "--json",
-    "--all",
-    "--no-scenes",
-    "--kind",
-    "--split",
-    "--points",
-    "--port",
-    "--convention",
-    "--count",
-    "--image",
-    "--columns",
-    "--no-gif",
-    "--train",
-    "--val",
-    "--test",
-    "--height",
-    "--bits",
-    "--help",
-    "--nonsense",
-    "-x",
-    "--",
-]
-_VALUES = [
-    *("", "\udcff", "a" * 5000, "9" * 5000, "epochs=" + "9" * 400),
-    *[
-        "0",
-        "1",
-        "-1",
-        "nan",
-        "inf",
-        "1e400",
-        "x",
-        "none",
-        "empty",
-        "broken",
-        "images",
-        "run",
-        "a.png",
-        "points.csv",
-        "file.h5",
-        "~nobody-there",
-    ],
-    *[
-        "lr=nan",
-        "lr=",
-        "=",
-        "help",
-        "seed=1",
-        "ü",
-        "[red]",
-        "*.png",
-        "coarse",
-        "test",
-        "student",
-        "masks,no",
-        "cuda:99",
-        "meta",
-        "masks",
-        "./",
-        "../",
-    ],
-]
+_WORDS = """
+train eval predict export report doctor points synth pack labels annotate demo nonsense
+
+--data --method --backbone --vfm --epochs --crop --batch-size --seed --out --resume --device --set --layout
+--mask-threshold --force --role --tile --overlap --tta --threshold --min-area --save --tables --recursive
+--skip-existing --title --fail-on --json --all --no-scenes --kind --split --points --port --convention --count
+--image --columns --no-gif --train --val --test --height --bits --help --nonsense -x --
+
+0 1 -1 nan inf 1e400 x none empty broken images run a.png points.csv file.h5 ~nobody-there lr=nan lr= = help
+seed=1 ü [red] *.png coarse test student masks,no cuda:99 meta masks ./ ../
+"""
+_COMMANDS, _OPTIONS, _VALUES = (block.split() for block in _WORDS.strip().split("\n\n"))
+_VALUES += ["", "\udcff", "a" * 5000, "9" * 5000, "epochs=" + "9" * 400]
 
 
 def _workplace(root: Path) -> None:
