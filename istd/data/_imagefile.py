@@ -80,7 +80,8 @@ def read_mask(path: Path, threshold: float | None = None) -> np.ndarray:
     Raises:
         DataError: not binary; or as for `read_gray`.
     """
-    raw = _decode(path, cv2.IMREAD_UNCHANGED)
+    # Not IMREAD_UNCHANGED: that leaves out the turn in a file's EXIF data, which `read_gray` follows.
+    raw = _decode(path, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
     mask = raw if raw.ndim == 2 else raw[..., :3].max(2)
     values = np.unique(mask)
     top = int(values[-1])

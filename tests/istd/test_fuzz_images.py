@@ -149,6 +149,18 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     assert in_small_child(lambda: read_gray(tmp_path / "pipe.png"), seconds=20) == "DataError"
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_mask_is_turned_as_its_image_is(tmp_path: Path, kind: str) -> None:
+    values = np.zeros((16, 40), np.uint8)
+    values[:8, :8] = 255
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be shown turned by 90°
+    Image.fromarray(values).save(tmp_path / "turned", kind, exif=turned, quality=100)
+    image, mask = read_gray(tmp_path / "turned"), read_mask(tmp_path / "turned", 0.5)
+    assert image.shape == mask.shape == (40, 16)
+    np.testing.assert_array_equal(mask, image > 127)
+
+
 def test_colours_of_print_are_read_as_they_look(tmp_path: Path) -> None:
     gray = np.full((8, 8), 40, np.uint8)
     path = tmp_path / "print.jpg"
