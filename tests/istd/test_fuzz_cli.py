@@ -74,7 +74,7 @@ def _interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-@fuzz(5)
+@fuzz(3)
 @given(
     st.sampled_from(_COMMANDS),
     st.lists(st.sampled_from(_OPTIONS) | st.sampled_from(_VALUES), max_size=6),

@@ -91,7 +91,7 @@ def changed_hdf5(draw: st.DrawFn, data: bytes) -> bytes:
         return path.read_bytes()
 
 
-@fuzz(4)
+@fuzz(3)
 @given(damaged(_PACKED) | changed_hdf5(_PACKED))
 def test_packed_datasets_are_read_or_refused(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +104,7 @@ def test_packed_datasets_are_read_or_refused(data: bytes) -> None:
             assert record is None or record.image.shape == (32, 32)
 
 
-@fuzz(4)
+@fuzz(3)
 @given(damaged(_STORE) | changed_hdf5(_STORE))
 def test_label_stores_are_read_or_refused(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -159,7 +159,7 @@ def test_hdf5_files_that_claim_to_be_huge_take_no_memory(tmp_path: Path, number:
 
 def test_a_sector_of_zeros_anywhere_in_a_label_store_is_found(tmp_path: Path) -> None:
     labels = LabelStore.open(put(tmp_path / "whole.h5", _STORE)).labels()
-    for at in range(0, len(_STORE), 61):
+    for at in range(0, len(_STORE), 127):
         path = put(tmp_path / "labels.h5", _STORE[:at] + bytes(len(_STORE[at : at + 64])) + _STORE[at + 64 :])
         found = answer(lambda path=path: LabelStore.open(path), path)
         read = None if found is None else answer(found.labels, path)
@@ -169,7 +169,7 @@ def test_a_sector_of_zeros_anywhere_in_a_label_store_is_found(tmp_path: Path) ->
 def test_a_sector_of_zeros_anywhere_in_a_packed_dataset_is_found(tmp_path: Path) -> None:
     whole = PackedDataset(put(tmp_path / "whole.h5", _PACKED))
     masks = {name: whole.read(name).mask for name in whole.names}
-    for at in range(0, len(_PACKED), 61):
+    for at in range(0, len(_PACKED), 127):
         path = put(
             tmp_path / "data.h5", _PACKED[:at] + bytes(len(_PACKED[at : at + 64])) + _PACKED[at + 64 :]
         )
