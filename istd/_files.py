@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .errors import WriteError
 
+_SEAL = "sha256"
+
 
 @contextlib.contextmanager
-def atomic_path(target: str | Path) -> Iterator[Path]:
+def atomic_path(target: str | Path, *, previous: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `target`; rename it to `target` if the block ends well.
 
     The temporary file keeps the target's suffix, because some writers choose a format by it. On any
     exception it is removed and `target` stays as it was; a failure of the disk becomes `WriteError`.
+
+    Args:
+        target: the file to write.
+        previous: if given, the file that `target` was until now is kept under this name. A process that dies
+            between the two renames leaves `previous` alone.
     """
     target = Path(target)
     partial: Path | None = None
@@ -36,6 +45,8 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         mask = os.umask(0)
         os.umask(mask)
         partial.chmod(0o666 & ~mask)
+        if previous is not None and target.exists():
+            target.replace(previous)
         partial.replace(target)
     except OSError as error:
         raise WriteError(
@@ -97,6 +108,14 @@ def partial_paths(target: str | Path) -> list[Path]:
     return sorted(target.parent.glob(pattern))
 
 
+def remove_stale_partials(folder: Path, seconds: float = 3600.0) -> None:
+    """Remove what killed processes left in a shared folder; what was touched of late may be being written."""
+    for path in folder.glob(".*.partial*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > seconds:
+                path.unlink()
+
+
 def write_bytes(target: str | Path, data: bytes) -> None:
     """Write `data` to `target` whole or not at all."""
     with atomic_path(target) as partial, partial.open("wb") as stream:
@@ -107,6 +126,18 @@ def write_bytes(target: str | Path, data: bytes) -> None:
 def write_text(target: str | Path, text: str) -> None:
     """Write `text` (UTF-8) to `target` whole or not at all; what is no Unicode in file names is escaped."""
     write_bytes(target, text.encode("utf-8", "backslashreplace"))
+
+
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """`value` with a checksum of itself under "sha256"."""
+    text = json.dumps(value, sort_keys=True, allow_nan=False)
+    return {**value, _SEAL: hashlib.sha256(text.encode()).hexdigest()}
+
+
+def is_whole(value: dict[str, Any]) -> bool:
+    """Whether `value`, as read from a file, is what `sealed` gave; True of what has no checksum."""
+    content = {key: item for key, item in value.items() if key != _SEAL}
+    return _SEAL not in value or sealed(content) == value
 
 
 def write_json(target: str | Path, value: Any) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from .._files import atomic_path, partial_paths, write_json, write_text
 from ..errors import CheckpointError, ConfigError, WriteError
 from .config import TrainConfig
+from .folder_lock import FolderLock
+from .run_state import previous_path
 
 _WEIGHTS = "checkpoints"
 
@@ -37,7 +38,7 @@ class RunFolder:
         self.curves = self.root / "curves.png"
         self.overlays = self.root / "overlays.png"
         self.gallery = self.root / "labels.png"
-        self._lock: IO[str] | None = None
+        self._lock = FolderLock(self.root)
 
     @classmethod
     def of(cls, path: str | Path) -> RunFolder:
@@ -53,51 +54,30 @@ class RunFolder:
         return self.student if role == "student" else self.teacher
 
     def acquire(self) -> None:
-        """Take the folder for this process. Raises `CheckpointError` if another one trains in it."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            lock = (self.root / ".lock").open("a+", encoding="utf-8")
-        except OSError as error:
-            raise WriteError(
-                "the run folder cannot be used",
-                where=self.root,
-                found=error,
-                expected="a folder that can be written",
-                fix="choose another --out",
-            ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            owner = lock.read().strip() or "unknown"
-            lock.close()
-            raise CheckpointError(
-                "another process is training in this folder",
-                where=self.root,
-                found=f"process {owner}",
-                fix="wait for it, stop it, or choose another --out",
-            ) from error
-        lock.seek(0)
-        lock.truncate()
-        lock.write(str(os.getpid()))
-        lock.flush()
-        self._lock = lock
+        """Take the folder for this process.
+
+        Raises:
+            CheckpointError: another one trains in it. WriteError: it cannot be written.
+        """
+        self._lock.take()
         self._remove_partial_files()
 
     def release(self) -> None:
         """Give the folder back."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.release()
 
     def clear(self) -> None:
         """Remove the files of the run that lies here, the configuration last; other files stay."""
-        for path in self._files():
-            path.unlink(missing_ok=True)
+        try:
+            for path in self._files():
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise WriteError("the earlier run cannot be removed", where=path, found=error) from error
 
     def _files(self) -> tuple[Path, ...]:
         """All files of a run, the configuration last."""
-        files = (self.log, self.labels, self.checkpoint, self.student, self.teacher, self.results)
+        before = previous_path(self.checkpoint)
+        files = (self.log, self.labels, self.checkpoint, before, self.student, self.teacher, self.results)
         pictures = (self.per_image, self.curves, self.overlays, self.gallery)
         return (*files, *pictures, self.config)
 
@@ -120,6 +100,7 @@ class RunFolder:
     def start(self, config: TrainConfig) -> None:
         """Begin a new run here. Raises `CheckpointError` if there is one already."""
         self.check_free()
+        self.clear()  # what is left of a run whose configuration was removed must not be taken for this one's
         write_json(self.config, config.to_dict())
         write_text(self.log, "")
 
@@ -162,6 +143,8 @@ class JsonLines:
         try:
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(record, allow_nan=False) + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())  # a checkpoint that counts this line must not outlive it
         except OSError as error:
             raise WriteError(
                 "the log could not be written",
@@ -171,9 +154,16 @@ class JsonLines:
             ) from error
         self.count += 1
 
-    def cut(self, count: int) -> None:
-        """Keep the first `count` lines: what a resumed run has really done."""
+    def cut(self, count: int, report: Callable[[str], None] | None = None) -> None:
+        """Keep the first `count` lines: what a resumed run has really done.
+
+        Args:
+            count: how many.
+            report: called with a sentence if some of them cannot be read any more; the curves lack them.
+        """
         lines = list(read_lines(self.path))[:count]
+        if len(lines) < count and report is not None:
+            report(f"{self.path}: the log is damaged; the curves lack epochs {len(lines) + 1} to {count}")
         with atomic_path(self.path) as partial:
             partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
         self.count = len(lines)

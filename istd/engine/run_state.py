@@ -1,22 +1,69 @@
-"""The checkpoint that an unfinished run goes on from."""
+"""The checkpoint that an unfinished run goes on from, and the one before it.
+
+A run outlives a damaged checkpoint: it goes on from the one before, and since every step can be repeated bit
+for bit, it ends with the same result. Labels and log of later steps are cut off as after any stop.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
-from .state_file import load_state, save_state
+from ..errors import CheckpointError, WriteError
+from .state_file import DamagedStateError, load_state, save_state
 
 LAYOUT = 3
 """Which parts the state has; one more whenever that changes."""
 
 
+def previous_path(path: Path) -> Path:
+    """Where the checkpoint before `path` is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
 def save_run_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write the state of a run, with the layout that it has."""
-    save_state(path, {**state, "layout": LAYOUT}, kind="run")
+    """Write the state of a run, with the layout that it has; the one before is kept in `previous_path`."""
+    save_state(path, {**state, "layout": LAYOUT}, kind="run", previous=previous_path(path))
+
+
+def last_run_state(path: Path, report: Callable[[str], None]) -> dict[str, Any] | None:
+    """The last state that can be read, or None where there is none; for the owner of the run folder.
+
+    Args:
+        path: the checkpoint. If it is damaged, or a process died while it replaced it, the one before takes
+            its name.
+        report: called with a sentence for people if that happens.
+
+    Raises:
+        CheckpointError: both are damaged, or the state is of another version.
+        WriteError: the one before cannot take the name.
+    """
+    previous = previous_path(path)
+    damaged: DamagedStateError | None = None
+    try:
+        if path.exists():
+            return load_run_state(path)
+    except DamagedStateError as error:
+        damaged = error
+    if not previous.exists():
+        if damaged is not None:
+            raise damaged
+        return None
+    try:
+        state = load_run_state(previous)
+    except CheckpointError as error:
+        raise damaged or error from None
+    try:
+        previous.replace(path)
+    except OSError as error:
+        raise WriteError(
+            "the checkpoint before the last one cannot be taken", where=path, found=error
+        ) from error
+    what = "the last checkpoint is not there" if damaged is None else str(damaged)
+    report(f"{what}\nThe run goes on from the checkpoint before it; the result is the same.")
+    return state
 
 
 def load_run_state(path: Path) -> dict[str, Any]:
@@ -67,4 +114,27 @@ def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], where: Path
             found=", ".join(f"{key} {now[key]}" for key in different),
             expected=", ".join(f"{key} {saved[key]}" for key in different),
             fix="put the images, splits and weights back as they were, or start a new run",
+        )
+
+
+def check_config(saved: Mapping[str, Any] | None, now: Mapping[str, Any], where: Path) -> None:
+    """Refuse to go on with another configuration than the run began with.
+
+    Where things lie and run may change, since a run can move to another machine. States of earlier versions
+    say nothing about it.
+
+    Raises:
+        CheckpointError: names what differs: the file is damaged, or was edited.
+    """
+    if saved is None:
+        return
+    free = ("data", "vfm", "vfm_cache_gb", "device", "checkpoint_seconds")
+    different = [key for key in saved if key not in free and saved[key] != now.get(key)]
+    if different:
+        raise CheckpointError(
+            "the configuration is not the one that the run began with",
+            where=where,
+            found=", ".join(f"{key}={now.get(key)}" for key in different),
+            expected=", ".join(f"{key}={saved[key]}" for key in different),
+            fix="put these values back, or start a new run",
         )

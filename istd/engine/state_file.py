@@ -1,7 +1,12 @@
-"""Nested states (tensors, numbers, strings, lists, dicts) as one safetensors file: loading runs no code."""
+"""Nested states (tensors, numbers, strings, lists, dicts) as one safetensors file: loading runs no code.
+
+Safetensors has no checksum, so a flipped bit would be a changed weight. Files of format 2 hold a SHA-256
+digest of all that they say; files of format 1 have none and are read as they are.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,17 +20,25 @@ from torch import Tensor
 from .._files import atomic_path
 from ..errors import CheckpointError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _TENSOR, _TUPLE, _PAIRS = "__tensor__", "__tuple__", "__pairs__"
+_DIGEST = "sha256"
 
 
-def save_state(path: str | Path, state: Mapping[str, Any], *, kind: str) -> None:
+class DamagedStateError(CheckpointError):
+    """A file of `save_state` that has not come through whole; another copy may have."""
+
+
+def save_state(
+    path: str | Path, state: Mapping[str, Any], *, kind: str, previous: Path | None = None
+) -> None:
     """Write `state` to `path`, whole or not at all.
 
     Args:
         path: the file to write.
         state: nested dicts, lists and tuples of tensors, numbers, strings, booleans and None.
         kind: what the file is (`"run"`, `"student"`, …); `load_state` checks it.
+        previous: if given, the file that was there is kept under this name.
 
     Raises:
         TypeError: the state holds something else, such as a function.
@@ -34,15 +47,19 @@ def save_state(path: str | Path, state: Mapping[str, Any], *, kind: str) -> None
     tensors: dict[str, Tensor] = {}
     tree = _flatten(state, "", tensors)
     metadata = {"format": str(FORMAT_VERSION), "kind": kind, "tree": json.dumps(tree)}
-    with atomic_path(path) as partial:
-        save_file(tensors, str(partial), metadata=metadata)
+    metadata[_DIGEST] = _digest(metadata, tensors)
+    with atomic_path(path, previous=previous) as partial:
+        try:
+            save_file(tensors, str(partial), metadata=metadata)
+        except SafetensorError as error:  # what it makes of a full disk
+            raise OSError(str(error)) from error
 
 
 def load_state(path: str | Path, *, kind: str, device: str | torch.device = "cpu") -> dict[str, Any]:
     """Read what `save_state` wrote.
 
     Raises:
-        CheckpointError: no such file, damaged, of another kind or of a newer version.
+        CheckpointError: no such file, damaged (`DamagedStateError`), of another kind or of a newer version.
     """
     path = Path(path)
     if not path.is_file():
@@ -56,6 +73,12 @@ def load_state(path: str | Path, *, kind: str, device: str | torch.device = "cpu
         tree = json.loads(metadata.get("tree", "null"))
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise _damaged(path, kind, error) from error
+    # First of all: a flipped bit may have made another kind or version of what was written.
+    stored = metadata.pop(_DIGEST, None)
+    if stored is None and version == FORMAT_VERSION:
+        raise _damaged(path, kind, "its checksum is missing")
+    if stored is not None and stored != _digest(metadata, tensors):
+        raise _damaged(path, kind, "what it holds does not match its checksum")
     if found_kind != kind:
         raise CheckpointError(
             "this is not the kind of checkpoint asked for",
@@ -89,8 +112,19 @@ def read_kind(path: str | Path) -> str | None:
         return None
 
 
-def _damaged(path: Path, kind: str, found: object) -> CheckpointError:
-    return CheckpointError(
+def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of everything in a file: its metadata, and name, type, shape and bytes of every tensor."""
+    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        if flat.numel():
+            digest.update(memoryview(flat.view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def _damaged(path: Path, kind: str, found: object) -> DamagedStateError:
+    return DamagedStateError(
         "the checkpoint is damaged or is not one of ours",
         where=path,
         found=found,

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rich.console import Console
+from rich.markup import escape
 
 from ..data import distractors_of
 from ..errors import CheckpointError, ConfigError
@@ -31,7 +32,14 @@ from .position import Position
 from .progress import Bars
 from .results import TrainedRun, finish_run
 from .run_folder import JsonLines, RunFolder
-from .run_state import check_identity, fitting, load_run_state, save_run_state
+from .run_state import (
+    check_config,
+    check_identity,
+    fitting,
+    last_run_state,
+    load_run_state,
+    save_run_state,
+)
 from .runtime import autocast, choose_device, deterministic
 from .schedule import evolves, learning_rate, may_evolve
 from .seeding import seed_torch
@@ -110,7 +118,7 @@ class Trainer:
         before = self.position.seconds
         self.losses = StepLosses(self.position)
         self.log = JsonLines(self.folder.log)
-        self.log.cut(self.position.log_lines)
+        self.log.cut(self.position.log_lines, self._note)
         done = self.position.epoch * self.steps_per_epoch() + self.position.step
         total = self.config.epochs * self.steps_per_epoch()
         with Bars(self.console, "training", total, done, self.stop) as bars:
@@ -353,6 +361,7 @@ class Trainer:
             "position": vars(self.position),
             "method": self.method.state_dict(),
             "identity": self._identity(),
+            "config": self.config.to_dict(),
             "clusters": self.clusters,
             "average": None if self.average is None else self.average.state_dict(),
         }
@@ -362,9 +371,10 @@ class Trainer:
             raise KeyboardInterrupt
 
     def _saved_state(self) -> dict[str, Any] | None:
-        if not self.resume or not self.folder.checkpoint.exists():
-            return None
-        return load_run_state(self.folder.checkpoint)
+        return last_run_state(self.folder.checkpoint, self._note) if self.resume else None
+
+    def _note(self, text: str) -> None:
+        self.console.print(f"[yellow]note[/yellow] {escape(text)}")
 
     def _identity(self) -> dict[str, Any]:
         """What a resumed run must find as it was."""
@@ -376,6 +386,7 @@ class Trainer:
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
+        check_config(state.get("config"), self.config.to_dict(), self.folder.config)
         check_identity(state["identity"], self._identity(), self.folder.root)
         # Kept, not fitted again: another version of a library may number the same clusters otherwise.
         self.clusters = {name: part.to(self.device) for name, part in state["clusters"].items()}
