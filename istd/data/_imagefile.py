@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
@@ -104,8 +105,9 @@ def read_mask(path: Path, threshold: float | None = None) -> np.ndarray:
 def _decode(path: Path, flags: int) -> np.ndarray:
     """Decode with OpenCV, after Pillow has checked the header and decoded the file to its end.
 
-    OpenCV returns a truncated image as far as it goes, without a word; Pillow raises. A damaged file can make
-    either raise nearly anything, hence the broad `except`.
+    OpenCV returns a truncated image as far as it goes, without a word; Pillow raises. Neither looks at all
+    checksums of a PNG while it decodes; `verify` does. A damaged file can make any of them raise nearly
+    anything, hence the broad `except`.
     """
     if not path.is_file():
         raise DataError("the image file is missing", where=path, fix="see whether the folder is complete")
@@ -113,13 +115,16 @@ def _decode(path: Path, flags: int) -> np.ndarray:
         with warnings.catch_warnings():
             # Pillow's own size limit warns first and raises later; ours is stricter.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as image:
+            data = path.read_bytes()
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                image.verify()
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise _too_large(path, f"{image.height} × {image.width} pixels")
                 if getattr(image, "n_frames", 1) > 1:
                     raise _unusable(path, "several pages, of which one would be taken")
                 image.load()
-        array = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), flags)
+        array = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except DataError:
         raise
     except Image.DecompressionBombError as error:

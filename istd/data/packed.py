@@ -14,7 +14,8 @@ from ._record import Record
 from .dataset import SPLITS, Dataset
 
 FORMAT = "istd-packed"
-VERSION = 1
+VERSION = 2
+"""1: only images, masks and points have checksums, not what is noted about them; still read."""
 FLAT = ("images", "masks", "points")
 MAX_INDEX = 2**28
 COLUMNS = ("heights", "widths", "has_mask", "point_counts")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .._cache import evict, touch
+from .._files import remove_stale_partials
 from ..data import PACKED_VERSION, Dataset, DataWarning, PackedDataset, open_dataset, pack
 from ..errors import DataError, WriteError
 
@@ -45,6 +46,7 @@ def packed(path: str | Path, progress: Progress | None = None) -> Dataset:
             touch(target)
             return found
     report = None if progress is None else lambda done, total: progress("packing images", done, total)
+    remove_stale_partials(target.parent)
     try:
         with warnings.catch_warnings():
             # What had to be mended is said when the packed image is read, not twice.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ class PredictionLog:
 
     def add(self, source: Path, answer: ImageTargets) -> None:
         """Note an answer. Raises `WriteError`."""
-        line = json.dumps({"stamp": _stamp(source), "answer": answer.to_dict()})
+        found = {"stamp": _stamp(source), "answer": answer.to_dict()}
+        line = json.dumps({**found, "crc": _checksum(found)})
         try:
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(line + "\n")
@@ -73,6 +75,11 @@ def _stamp(source: Path) -> list[int] | None:
     return [status.st_size, status.st_mtime_ns]
 
 
+def _checksum(found: dict[str, Any]) -> int:
+    """CRC-32 of an answer: a flipped bit in a figure would else be taken for another answer."""
+    return zlib.crc32(json.dumps(found, sort_keys=True).encode())
+
+
 def _read(path: Path) -> list[dict[str, Any]]:
     """The lines of a log; empty if there is none of ours. Reading ends at the first damaged line."""
     lines: list[dict[str, Any]] = []
@@ -87,7 +94,9 @@ def _read(path: Path) -> list[dict[str, Any]]:
                 return []
             if lines:
                 ImageTargets.from_dict(line["answer"])
-                line["stamp"]
+                found = {"stamp": line["stamp"], "answer": line["answer"]}
+                if line.get("crc", _checksum(found)) != _checksum(found):  # earlier versions wrote none
+                    break
         except (ValueError, KeyError, TypeError, RecursionError):
             break
         lines.append(line)

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from .._csv import to_csv
-from .._files import write_json, write_text
+from .._files import sealed, write_json, write_text
 from ..data import Dataset, ImageSet, Record, load_split
 from ..metrics import MetricConvention
 from ..models import FrozenVFM
@@ -38,7 +38,8 @@ from .runtime import versions
 from .state_file import load_state
 from .stopping import StopRequest
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
+"""1 had no checksum."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def _score(run: TrainedRun, results: dict[str, Any], bars: Bars) -> None:
         else:
             reason = results["not_evaluated"][split] = _why_not(dataset, split)
             run.console.print(f"[yellow]no metrics on the {split} split:[/yellow] {reason}")
-    write_json(run.folder.results, results)
+    write_json(run.folder.results, sealed(results))
     plot_curves(list(read_lines(run.folder.log)), run.folder.curves, title=title(results))
     shown = run.corpus.val if test is None else test
     plot_overlays(make_overlays(run.detector, shown), run.folder.overlays)

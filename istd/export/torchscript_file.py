@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .._files import atomic_path
+from .._files import write_bytes
 from ..errors import ModelError
 from ._deployed import Deployed
 
@@ -41,5 +41,5 @@ def export_torchscript(network: Deployed, path: str | Path, about: dict[str, Any
             where=network.backbone.name,
             found=str(error).strip().splitlines()[0],
         ) from error
-    with atomic_path(path) as partial:
-        traced.save(str(partial), _extra_files={EXTRA_FILE: json.dumps(about)})
+    # torch's writer of files knows no error of the disk
+    write_bytes(path, traced.save_to_buffer(_extra_files={EXTRA_FILE: json.dumps(about)}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._cache import evict, touch
-from .._files import atomic_path
+from .._files import remove_stale_partials, write_bytes
 from ..errors import ModelError, WriteError
 from .vfm import FrozenVFM
 
-FORMAT = 1
+FORMAT = 2
 _OURS = re.compile(r"[0-9a-f]{32}")  # a model's folder
 _OVERHEAD = 1 << 16  # of an HDF5 file beside its data, generously
 
@@ -99,6 +100,7 @@ class VFMCache:
                 found=error,
                 fix="set ISTD_CACHE to a folder that can be written, or vfm_cache=off",
             ) from error
+        remove_stale_partials(self.folder)
         paths = [self.path(image) for image in images]
         wanted = {path: image for path, image in zip(paths, images, strict=True) if not path.exists()}
         for path in paths:
@@ -143,7 +145,7 @@ class VFMCache:
             try:
                 with h5py.File(path, "r") as file:
                     return torch.from_numpy(file["maps"][window])
-            except (OSError, KeyError):
+            except (OSError, KeyError, ValueError, TypeError, RuntimeError):
                 with contextlib.suppress(OSError):
                     path.unlink()
         return self.compute(pixels)[window]
@@ -160,10 +162,14 @@ class VFMCache:
 
     def _write(self, path: Path, maps: Tensor) -> None:
         layers, dim, _, width = maps.shape
-        with atomic_path(path) as partial, h5py.File(partial, "w") as file:
-            # Rows of tokens by themselves: a crop reads those it covers. The checksum finds a damaged file.
+        # In memory first: HDF5 must not meet a full disk, which can bring the process down. Checksums of the
+        # data and, in this format, of everything else find a damaged file.
+        stream = io.BytesIO()
+        with h5py.File(stream, "w", libver=("v110", "v110")) as file:
+            # Rows of tokens by themselves: a crop reads those it covers.
             chunks = (layers, dim, 1, width)
             file.create_dataset("maps", data=maps.numpy(), chunks=chunks, fletcher32=True)
+        write_bytes(path, stream.getvalue())
 
     def _make_room(self, wanted: int, keep: frozenset[Path]) -> None:
         """Remove maps other than `keep` until `wanted` bytes fit or nothing else is left."""

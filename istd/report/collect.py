@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .._files import is_whole
 from .._metric_columns import METRIC_COLUMNS, is_number, metric_cell
 from ..engine import RunFolder, read_lines
 from ..errors import CheckpointError
@@ -113,6 +114,14 @@ def _read_json(path: Path, needed: tuple[str, ...]) -> dict[str, Any] | None:
             where=path,
             found=f"without {', '.join(missing)}",
             expected="what `istd train` wrote",
+        )
+    version = value.get("version")
+    if not is_whole(value) or (isinstance(version, int) and version > 1 and "sha256" not in value):
+        raise CheckpointError(
+            "the file of the run is damaged or was edited",
+            where=path,
+            found="figures that do not match their checksum",
+            fix="run `istd train --resume` on the finished run, which writes its results again",
         )
     return value
 

@@ -56,7 +56,7 @@ def fingerprint(root: Path):
     """Everything that must not depend on having been stopped."""
     folder = RunFolder(root)
     results = json.loads(folder.results.read_text())
-    del results["seconds"]
+    del results["seconds"], results["sha256"]
     log = [{key: value for key, value in line.items() if key != "seconds"} for line in read_lines(folder.log)]
     state = load_state(folder.checkpoint, kind="run")
     state["position"].pop("seconds")
