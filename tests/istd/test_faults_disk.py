@@ -1,0 +1,162 @@
+"""Disks that are full or may not be written, at acts of the commands that write: named, and nothing is lost.
+
+`ISTD_DISK_FAULTS` is how many moments are tried for each command and each kind of fault (1 unless it is set;
+at most, all there are). Folders that forbid writing cannot be tested by permissions, which do not bind root;
+the errors that they cause are raised instead.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fault_server import Fault, FaultServer, Outcome, fault_server
+
+from istd.data import SyntheticDataset, write_synthetic
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="needs fork and limits of files"),
+    pytest.mark.timeout(7200),
+]
+
+TRIES = int(os.environ.get("ISTD_DISK_FAULTS", "1"))
+ERRORS = ("ENOSPC", "EROFS", "EACCES")
+LIMITS = (0, 700, 5000, 40_000, 300_000)  # bytes of a file
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the commands work on: images, and a run that was trained on them."""
+
+    data: Path
+    run: Path
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FaultServer]:
+    with fault_server() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def place(server: FaultServer, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    root = tmp_path_factory.mktemp("place")
+    write_synthetic(
+        SyntheticDataset(num_train=4, num_val=2, num_test=2, size=(32, 40), seed=3), root / "images"
+    )
+    made = Place(root / "images", root / "run")
+    ended = server.run(command("train", made, made.run), Fault(str(root)), ISTD_CACHE=str(root / "cache"))
+    assert ended.code == 0, ended.output
+    return made
+
+
+def command(name: str, place: Place, out: Path) -> list[object]:
+    """A command that writes all it can to `out`."""
+    settings = ["--set", "vfm_cache=full-image", "--set", "clusters=2", "--set", "evolve_every=1"]
+    settings += ["--set", "checkpoint_seconds=0", "--set", "evolve_start=0"]
+    run, data = place.run, place.data
+    tiny = ["--epochs", 2, "--crop", 32, "--batch-size", 4, "--vfm", "random:test_vit"]
+    return {
+        "train": ["train", "--data", data, "--out", out, *tiny, *settings],
+        "predict": ["predict", run, data / "images", "--out", out, "--save", "masks,overlays,probabilities"],
+        "pack": ["pack", data, "--out", out / "packed.h5"],
+        "labels": ["labels", run, "--out", out],
+        "points-csv": ["points", data, "--out", out / "points.csv"],
+        "points-images": ["points", data, "--out", out / "points"],
+        "synth": [
+            "synth",
+            out / "made",
+            "--train",
+            2,
+            "--val",
+            1,
+            "--test",
+            1,
+            "--height",
+            32,
+            "--width",
+            32,
+        ],
+        "torchscript": ["export", run, "--out", out / "model.pt", "--format", "torchscript", "--no-check"],
+        "report": ["report", run, "--out", out / "report.html"],
+    }[name]
+
+
+COMMANDS = ("predict", "pack", "labels", "points-csv", "points-images", "synth", "torchscript", "report")
+
+
+def check_refused(ended: Outcome, root: Path, where: str) -> None:
+    assert "Traceback" not in ended.output, (where, ended.output)
+    assert ended.code == 2, (where, ended.code, ended.output)
+    assert "error" in ended.output, (where, ended.output)
+    assert str(root) in ended.output, (where, ended.output)
+    assert not list(root.rglob("*.partial*")), where
+
+
+def go_on(server: FaultServer, name: str, place: Place, root: Path) -> Outcome:
+    """The same command again, on a disk that is well."""
+    again = command(name, place, root / "out")
+    if name in ("pack", "points-csv") and Path(str(again[-1])).exists():
+        again.append("--force")
+    return server.run(again, Fault(str(root)), ISTD_CACHE=str(root / "cache"))
+
+
+def files_in(root: Path) -> list[str]:
+    hidden = (".lock",)
+    return sorted(
+        str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path.name not in hidden
+    )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_disk_that_refuses_is_named_and_the_next_call_goes_on(
+    server: FaultServer, place: Place, tmp_path: Path, name: str
+) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    ended = server.run(
+        command(name, place, whole / "out"), Fault(str(whole)), ISTD_CACHE=str(whole / "cache")
+    )
+    assert ended.code == 0, ended.output
+    assert ended.acts > 0
+    expected = files_in(whole / "out")
+    rng = np.random.default_rng(len(name))
+    for kind in ERRORS if TRIES > 1 else [str(rng.choice(ERRORS))]:
+        for at in sorted(rng.permutation(ended.acts)[:TRIES].tolist()):
+            root = tmp_path / f"{kind}-{at}"
+            root.mkdir()
+            failed = server.run(
+                command(name, place, root / "out"), Fault(str(root), at, kind), ISTD_CACHE=str(root / "cache")
+            )
+            where = f"{name}: {kind} at act {at} of {ended.acts}"
+            check_refused(failed, root, where)
+            again = go_on(server, name, place, root)
+            assert again.code == 0, (where, again.output)
+            assert files_in(root / "out") == expected, where
+            shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_file_that_cannot_grow_is_named_and_the_next_call_goes_on(
+    server: FaultServer, place: Place, tmp_path: Path, name: str
+) -> None:
+    """Here the system refuses bytes, also to libraries that do not write through Python."""
+    for limit in LIMITS[:TRIES]:
+        root = tmp_path / str(limit)
+        root.mkdir()
+        ended = server.run(
+            command(name, place, root / "out"), Fault(str(root), limit=limit), ISTD_CACHE=str(root / "cache")
+        )
+        if ended.code == 0 and limit > 0:
+            continue  # none of its files is so large
+        check_refused(ended, root, f"{name}: {limit} bytes")
+        again = go_on(server, name, place, root)
+        assert again.code == 0, (limit, again.output)
+        shutil.rmtree(root)
