@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..clusters import Clusters, describe, fit_clusters
 from ..data import Dataset, ImageSet, Resplit, load_names
@@ -118,6 +119,27 @@ def cluster_images(
 def assign_clusters(found: Clusters, images: ImageSet, progress: Progress | None = None) -> np.ndarray:
     """The nearest cluster of images that the clusters were not fitted on, int64 [N]."""
     return found.predict(np.stack(_describe(images, progress)))
+
+
+def assign_all(
+    config: TrainConfig, corpus: Corpus, device: torch.device, wanted: bool, progress: Progress | None = None
+) -> tuple[dict[str, Tensor], int]:
+    """The cluster of every image of a run, int64 by split, and how many clusters there are.
+
+    Validation images need one only in the compatibility mode, which weighs the outer loss too; without
+    `wanted` all images are of one.
+    """
+    splits = {"train": corpus.train, "val": corpus.val}
+    clusters = {
+        name: torch.zeros(len(split), dtype=torch.int64, device=device) for name, split in splits.items()
+    }
+    if not wanted:
+        return clusters, 1
+    found = cluster_images(corpus.train, config.clusters, config.seed, progress)
+    clusters["train"] = torch.as_tensor(found.assignment, device=device)
+    if config.hypergradient == "reference":
+        clusters["val"] = torch.as_tensor(assign_clusters(found, corpus.val, progress), device=device)
+    return clusters, found.num_clusters
 
 
 def _describe(images: ImageSet, progress: Progress | None) -> list[np.ndarray]:

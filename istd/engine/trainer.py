@@ -21,7 +21,7 @@ from ..ragged import RaggedImages
 from .averaging import WeightAverage
 from .batches import Stream, open_stream
 from .config import TrainConfig
-from .corpus import Corpus, assign_clusters, cluster_images, load_corpus
+from .corpus import Corpus, assign_all, load_corpus
 from .detector import Detector, build_model, build_vfm, make_header, to_fast_layout
 from .evaluation import evaluate
 from .features import open_features
@@ -160,7 +160,9 @@ class Trainer:
         self.features = open_features(config, self.vfm, self.corpus, bars)
         if self.features.report is not None:
             self.console.print(f"[dim]{self.features.report.sentence()}[/dim]")
-        self.method: Method = self._method(model, self._cluster(bars))
+        kind = method_class(config.method)
+        self.clusters, count = assign_all(config, self.corpus, self.device, kind.uses_clusters, bars)
+        self.method: Method = kind.build(config, model, count)
         self.watch = LabelWatch(self.corpus)
         self.distractors = self._find_distractors(bars)
         self.vfm_fingerprint = None if self.vfm is None else self.vfm.fingerprint
@@ -183,35 +185,12 @@ class Trainer:
         if self.labels is not None and self.labels.trusted:
             self.console.print(describe_trusted(self.labels, self.corpus))
 
-    def _cluster(self, bars: Bars) -> int:
-        """Give every image its cluster; how many there are.
-
-        Validation images need one only in the compatibility mode, which weighs the outer loss too.
-        """
-        config, corpus = self.config, self.corpus
-        self.clusters = {
-            name: torch.zeros(len(split), dtype=torch.int64, device=self.device)
-            for name, split in (("train", corpus.train), ("val", corpus.val))
-        }
-        if not method_class(config.method).uses_clusters:
-            return 1
-        found = cluster_images(corpus.train, config.clusters, config.seed, bars)
-        self.clusters["train"] = torch.as_tensor(found.assignment, device=self.device)
-        if config.hypergradient == "reference":
-            self.clusters["val"] = torch.as_tensor(
-                assign_clusters(found, corpus.val, bars), device=self.device
-            )
-        return found.num_clusters
-
     def _find_distractors(self, bars: Bars) -> dict[str, tuple[npt.NDArray[np.int64], ...] | None]:
         splits = {"train": self.corpus.train, "val": self.corpus.val}
         wanted = self.config.distractor_fraction > 0
         return {
             name: distractors_of(split, progress=bars) if wanted else None for name, split in splits.items()
         }
-
-    def _method(self, model: torch.nn.Module, num_clusters: int) -> Method:
-        return method_class(self.config.method).build(self.config, model, num_clusters)
 
     # -- training ---------------------------------------------------------------------------------------
 
