@@ -47,8 +47,9 @@ class Backbone(nn.Module, ABC):
     Args:
         in_chans: input channels of the network. Images of one channel are accepted by every network and
             repeated, so gray images need no preparation.
-        mean, std: the image is normalised to (x − mean) / std first; one number, or one per channel. They
-            are settings, not weights: they are not in the `state_dict`.
+        mean: the image is normalised to (x − mean) / std first; one number, or one per channel. Mean and
+            std are settings, not weights: they are not in the `state_dict`.
+        std: see `mean`.
     """
 
     feature_info: ClassVar[list[FeatureInfo]]
