@@ -160,9 +160,9 @@ class Trainer:
         self.features = open_features(config, self.vfm, self.corpus, bars)
         if self.features.report is not None:
             self.console.print(f"[dim]{self.features.report.sentence()}[/dim]")
-        kind = method_class(config.method)
-        self.clusters, count = assign_all(config, self.corpus, self.device, kind.uses_clusters, bars)
-        self.method: Method = kind.build(config, model, count)
+        wanted = method_class(config.method).uses_clusters
+        self.clusters, count = assign_all(config, self.corpus, self.device, wanted, bars)
+        self.method = self._method(model, count)
         self.watch = LabelWatch(self.corpus)
         self.distractors = self._find_distractors(bars)
         self.vfm_fingerprint = None if self.vfm is None else self.vfm.fingerprint
@@ -191,6 +191,9 @@ class Trainer:
         return {
             name: distractors_of(split, progress=bars) if wanted else None for name, split in splits.items()
         }
+
+    def _method(self, model: torch.nn.Module, num_clusters: int) -> Method:
+        return method_class(self.config.method).build(self.config, model, num_clusters)
 
     # -- training ---------------------------------------------------------------------------------------
 

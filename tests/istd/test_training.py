@@ -60,6 +60,7 @@ def fingerprint(root: Path):
     log = [{key: value for key, value in line.items() if key != "seconds"} for line in read_lines(folder.log)]
     state = load_state(folder.checkpoint, kind="run")
     state["position"].pop("seconds")
+    state["config"].pop("checkpoint_seconds")  # when it was saved, not what
     labels = LabelStore.open(folder.labels).labels() if folder.labels.exists() else {}
     return results, log, state, labels
 
@@ -112,7 +113,8 @@ def test_every_method_runs_to_the_end(tmp_path, data, changes):
     if changes.get("hypergradient") in ("gauss-newton", "unrolled", "implicit", "reference"):
         outer = [line for line in read_lines(folder.log) if "hypergradient_norm" in line]
         assert outer
-        assert all(line["hypergradient_norm"] > 0 for line in outer)
+        # A batch from a single cluster has nothing to weigh, so single visits may find exactly 0.
+        assert max(line["hypergradient_norm"] for line in outer) > 0
     if changes["method"] != "full":
         assert LabelStore.open(folder.labels).latest >= (1 if results["config"]["epochs"] == 5 else 0)
 
