@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from .._regions import BoolArray
 from ._checks import IntArray
+from ._reconstruct import FloatArray, reconstruct
 from .contrast import ContrastSettings, local_contrast, region_above
 
 SUPPORT_FRACTIONS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
@@ -19,8 +19,6 @@ SUPPORT_FRACTIONS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 
 TRAITS = ("log contrast", "log size")
 """What tells one kind of target from another; the columns of `TargetWindows.traits`."""
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -142,23 +140,11 @@ def _cut(
         "traits": (np.log(contrast), np.log(region(settings.fraction).sum())),
     }
     row["image"][placed] = part
-    row["level"][placed] = _connected_level(part, seeds, settings.connectivity)
+    row["level"][placed] = reconstruct(part, seeds, settings.connectivity)
     row["support"][placed] = support
     row["counted"][placed] = _nearest_point(inside, points) == index
     row["level"] = np.maximum(row["level"], part.min())
     return row
-
-
-def _connected_level(image: FloatArray, seeds: FloatArray, connectivity: int) -> FloatArray:
-    """Grayscale reconstruction by dilation (Vincent 1993): the lowest level on the best way to a seed."""
-    shape = cv2.MORPH_RECT if connectivity == 8 else cv2.MORPH_CROSS
-    kernel = cv2.getStructuringElement(shape, (3, 3))
-    level = seeds
-    while True:
-        grown = np.minimum(cv2.dilate(level, kernel), image)
-        if np.array_equal(grown, level):
-            return grown
-        level = grown
 
 
 def _nearest_point(inside: tuple[slice, slice], points: IntArray) -> npt.NDArray[np.int64]:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .._regions import BoolArray, check_connectivity, label_mask
+from .._regions import BoolArray, label_mask
 from ..errors import ConfigError
 from ._checks import IntArray
 from ._initial import InitialLabels, register_initialization
+from ._window_checks import check_window
 
 _MAD_TO_SIGMA = 1.4826  # of a normal distribution
 
@@ -57,23 +58,7 @@ class ContrastSettings:
     fallback_radius: int = 1
 
     def __post_init__(self) -> None:
-        check_connectivity(self.connectivity)
-        if not 0.0 <= self.fraction < 1.0:
-            raise ConfigError(
-                "the boundary fraction is out of range", found=self.fraction, expected="0 ≤ fraction < 1"
-            )
-        if self.window < 3 or self.window % 2 == 0:
-            raise ConfigError("the contrast window needs an odd side of at least 3", found=self.window)
-        if not 0 <= self.peak_radius <= self.window // 2:
-            raise ConfigError("the peak radius leaves the window", found=self.peak_radius)
-        if not 0.0 <= self.percentile <= 100.0:
-            raise ConfigError(
-                "the background percentile is out of range", found=self.percentile, expected="0…100"
-            )
-        if not 0.0 < self.max_share <= 1.0:
-            raise ConfigError(
-                "the largest share of the window is out of range", found=self.max_share, expected="(0, 1]"
-            )
+        check_window(self)
         if min(self.min_contrast, self.noise_floor, self.retries, self.fallback_radius) < 0:
             raise ConfigError("contrast settings must not be negative", found=self)
 

@@ -19,17 +19,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .._regions import BoolArray, check_connectivity
+from .._regions import BoolArray
 from ..errors import ConfigError
 from ._checks import IntArray
 from ._initial import InitialLabels, register_initialization
+from ._reconstruct import FloatArray, reconstruct
+from ._window_checks import check_window
 
 _HIGHEST = 0.7  # share of the contrast above which a boundary would leave nothing of a blurred point
 _REACH = 2.0  # how many `spread`s the levels reach to both sides
 _SQUARE = np.ones((3, 3), np.uint8)
-_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -76,23 +75,7 @@ class LevelsSettings:
     fallback_radius: int = 1
 
     def __post_init__(self) -> None:
-        check_connectivity(self.connectivity)
-        if not 0.0 <= self.fraction < 1.0:
-            raise ConfigError(
-                "the boundary fraction is out of range", found=self.fraction, expected="0 ≤ fraction < 1"
-            )
-        if self.window < 3 or self.window % 2 == 0:
-            raise ConfigError("the window needs an odd side of at least 3", found=self.window)
-        if not 0 <= self.peak_radius <= self.window // 2:
-            raise ConfigError("the peak radius leaves the window", found=self.peak_radius)
-        if not 0.0 <= self.percentile <= 100.0:
-            raise ConfigError(
-                "the background percentile is out of range", found=self.percentile, expected="0…100"
-            )
-        if not 0.0 < self.max_share <= 1.0:
-            raise ConfigError(
-                "the largest share of the window is out of range", found=self.max_share, expected="(0, 1]"
-            )
+        check_window(self)
         if self.levels < 1:
             raise ConfigError("labels need at least one level", found=self.levels)
         lengths = (self.gap, self.ring, self.retries, self.fallback_radius)
@@ -135,7 +118,7 @@ def _soft_region(window: FloatArray, y: int, x: int, settings: LevelsSettings) -
     background = float(np.percentile(window, settings.percentile))
     if peak - background < max(settings.min_contrast, 1e-3):
         return None
-    reach = connected_level(window, ((y, x), (int(at[0]) + top, int(at[1]) + left)), settings.connectivity)
+    reach = _connected_level(window, ((y, x), (int(at[0]) + top, int(at[1]) + left)), settings.connectivity)
     if settings.ring > 0:
         first = background + _expected(peak - background, settings) * (peak - background)
         background = _ring_median(window, reach > first, background, settings)
@@ -162,20 +145,12 @@ def _expected(contrast: float, settings: LevelsSettings) -> float:
     return min(settings.fraction + settings.visible / contrast, _HIGHEST)
 
 
-def connected_level(window: FloatArray, seeds: tuple[tuple[int, int], ...], connectivity: int) -> FloatArray:
-    """The highest level at which each pixel is connected to a seed, [h, w]: reconstruction (Vincent 1993).
-
-    {result > t} is the region of {window > t} that holds a seed, for every t at once.
-    """
-    kernel = _SQUARE if connectivity == 8 else _CROSS
+def _connected_level(window: FloatArray, seeds: tuple[tuple[int, int], ...], connectivity: int) -> FloatArray:
+    """The highest level at which each pixel is connected to a seed, [h, w]."""
     level = np.full_like(window, window.min())
     for seed in seeds:
         level[seed] = window[seed]
-    while True:
-        grown = np.minimum(cv2.dilate(level, kernel), window)
-        if np.array_equal(grown, level):
-            return grown
-        level = grown
+    return reconstruct(window, level, connectivity)
 
 
 def _ring_median(window: FloatArray, region: BoolArray, otherwise: float, settings: LevelsSettings) -> float:

@@ -12,7 +12,7 @@ import pytest
 from istd.data.points import centroid_points
 from istd.errors import ConfigError
 from istd.labels import LevelsSettings, initialize
-from istd.labels.levels import connected_level
+from istd.labels._reconstruct import reconstruct
 
 SINGLE = {"levels": 1, "spread": 0.0}
 
@@ -78,7 +78,9 @@ def test_a_strong_edge_near_the_expected_level_wins() -> None:
 def test_one_map_holds_the_regions_of_every_threshold(connectivity: int) -> None:
     image = np.random.default_rng(3).integers(0, 9, (25, 27)).astype(np.float32)
     seed = (12, 13)
-    level = connected_level(image, (seed,), connectivity)
+    start = np.full_like(image, image.min())
+    start[seed] = image[seed]
+    level = reconstruct(image, start, connectivity)
     for threshold in range(int(image[seed])):
         _, parts = cv2.connectedComponents((image > threshold).astype(np.uint8), connectivity=connectivity)
         np.testing.assert_array_equal(level > threshold, parts == parts[seed])
