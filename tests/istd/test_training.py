@@ -10,9 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from fault_compare import assert_same
 
 from istd.data import SyntheticDataset, pack
 from istd.engine import RunFolder, TrainConfig, Trainer, load_detector, load_state, read_lines
@@ -63,24 +63,6 @@ def fingerprint(root: Path):
     state["config"].pop("checkpoint_seconds")  # when it was saved, not what
     labels = LabelStore.open(folder.labels).labels() if folder.labels.exists() else {}
     return results, log, state, labels
-
-
-def assert_same(first, second, where="state"):
-    assert type(first) is type(second), where
-    if isinstance(first, dict):
-        assert first.keys() == second.keys(), where
-        for key in first:
-            assert_same(first[key], second[key], f"{where}.{key}")
-    elif isinstance(first, list | tuple):
-        assert len(first) == len(second), where
-        for number, pair in enumerate(zip(first, second, strict=True)):
-            assert_same(*pair, f"{where}[{number}]")
-    elif isinstance(first, torch.Tensor):
-        assert torch.equal(first, second), where
-    elif isinstance(first, np.ndarray):
-        assert np.array_equal(first, second), where
-    else:
-        assert first == second, where
 
 
 @pytest.mark.parametrize(
