@@ -108,8 +108,9 @@ def test_a_killed_cell_goes_on_and_the_probe_changes_nothing(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    log = folder.run / "log.jsonl"
-    while process.poll() is None and not (log.exists() and log.read_text().count("\n")):
+    # The log and the usage are written before the checkpoint: it is the checkpoint that counts.
+    checkpoint = RunFolder(folder.run).checkpoint
+    while process.poll() is None and not checkpoint.exists():
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
