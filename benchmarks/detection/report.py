@@ -54,7 +54,8 @@ def make_report(results: Sequence[Result], command: str, left_out: int) -> Repor
     if left_out:
         sentences.append(f"{left_out} stored cells were made with other settings and are left out.")
     shown = [tables.main_table(lines), tables.group_table(groups)]
-    shown += [tables.axis_table(name, of_axis) for name, of_axis in axes.items()]
+    for name, of_axis in axes.items():
+        shown += [tables.axis_table(name, of_axis), tables.probe_table(name, of_axis)]
     shown += [tables.published_table(lines), tables.failures(results)]
     data = {
         "protocol": sentences,

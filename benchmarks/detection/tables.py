@@ -102,59 +102,67 @@ def group_table(groups: Sequence[dict[str, Any]]) -> Table:
 
 def axis_table(name: str, lines: Sequence[Line]) -> Table:
     """One ablation of `semantic-prior`; the student's metrics."""
-    question = AXES[name].question if name in AXES else name
-    columns = [
-        "backbone",
-        name,
-        "n",
-        "IoU",
-        "nIoU",
-        "Pd",
-        "Fa ·1e-6",
-        "% of full",
-        "teacher IoU",
-        "label IoU",
-    ]
-    columns += ["seconds", "CPU s", "peak MB"]
-    steps = sorted(
-        {
-            int(key.removeprefix("cosine_"))
-            for line in lines
-            for key in line.values
-            if key.startswith("cosine_")
-        }
-    )
-    measured = bool(steps)
-    for t in steps:
-        columns += [f"cosine, T = {t}", f"norm ratio, T = {t}"]
-    if measured:
-        columns += ["hypergradient ms", "its MB", "IHVP residual", "negative curvature"]
-    rows = []
-    for line in lines:
-        row = [line.backbone, line.name + problem(line), str(len(line.seeds)), *_metrics(line)]
-        row += [
+    columns = (
+        "backbone", name, "n", "IoU", "nIoU", "Pd", "Fa ·1e-6", "% of full", "teacher IoU", "label IoU",
+        "seconds", "CPU s", "peak MB",
+    )  # fmt: skip
+    rows = [
+        (
+            line.backbone,
+            line.name + problem(line),
+            str(len(line.seeds)),
+            *_metrics(line),
             "" if line.ratio is None else f"{100 * line.ratio:.1f}",
             show(line, "teacher_iou", 100, ".1f"),
-        ]
-        row += [_labels(line), *(show(line, key, 1, ".0f") for key in ("seconds", "cpu_seconds", "peak_mb"))]
+            _labels(line),
+            *(show(line, key, 1, ".0f") for key in ("seconds", "cpu_seconds", "peak_mb")),
+        )
+        for line in lines
+    ]
+    return Table(
+        f"Ablation: {AXES[name].question if name in AXES else name}",
+        columns,
+        rows,
+        "The student, as in the main table but for this one setting. peak MB: resident memory, with that of "
+        "the probes where there were any; what probes cost is not in the seconds.",
+    )
+
+
+def probe_table(name: str, lines: Sequence[Line]) -> Table:
+    """The hypergradients of an ablation beside exact ones; no row where none was probed."""
+    probed = [line for line in lines if any(key.startswith("cosine_") for key in line.values)]
+    found = {
+        int(key.removeprefix("cosine_"))
+        for line in probed
+        for key in line.values
+        if key.startswith("cosine_")
+    }
+    steps = sorted(found)
+    columns = ["backbone", name, "n"]
+    for t in steps:
+        columns += [f"cosine, T = {t}", f"norm ratio, T = {t}"]
+    columns += ["ms", "MB", "IHVP residual", "negative curvature"]
+    rows = []
+    for line in probed:
+        row = [line.backbone, line.name, str(len(line.seeds))]
         for t in steps:
             row += [show(line, f"cosine_{t}", 1, ".2f"), show(line, f"norm_ratio_{t}", 1, ".2g")]
-        if measured:
-            row += [show(line, "hypergradient_seconds", 1e3, ".0f"), show(line, "hypergradient_mb", 1, ".0f")]
-            row += [
-                show(line, "ihvp_residual", 1, ".1e"),
-                show(line, "ihvp_negative_curvature", 100, ".0f", " %"),
-            ]
+        row += [
+            show(line, "hypergradient_seconds", 1e3, ".0f"),
+            show(line, "hypergradient_mb", 1, ".0f"),
+            show(line, "ihvp_residual", 1, ".1e"),
+            show(line, "ihvp_negative_curvature", 100, ".0f", " %"),
+        ]
         rows.append(tuple(row))
-    note = "The student, as in the main table but for this one setting. peak MB: resident memory."
-    if measured:
-        note += (
-            " cosine, norm ratio: of the method's hypergradient to the exact one through T inner steps "
-            "(`bilevel.Unrolled(T)`, same point, same batches, the run's own losses), mean over a run's "
-            "probes. its MB: live tensors at the peak. negative curvature: share of the linear solves that "
-            "met it. What the probe costs is not in the seconds, but in the peak MB."
-        )
-    return Table(f"Ablation: {question}", tuple(columns), rows, note)
+    return Table(
+        f"Hypergradients of these runs beside exact ones: {name}",
+        tuple(columns),
+        rows,
+        "cosine, norm ratio: of the method's hypergradient to the exact one through T inner steps "
+        "(`bilevel.Unrolled(T)`, same point, same batches, the run's own losses), mean over a run's probes. "
+        "ms, MB: of one hypergradient; live tensors at the peak. negative curvature: share of the linear "
+        "solves that met it.",
+    )
 
 
 def failures(results: Sequence[Result]) -> Table:

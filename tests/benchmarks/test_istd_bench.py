@@ -333,6 +333,14 @@ def test_an_ablation_has_a_line_for_each_value() -> None:
         ("off", 0.4, pytest.approx(0.5)),
     ]
     assert tables.axis_table("hypergradient", lines).rows[1][1] == "off"
+    # Only what was probed is compared with exact hypergradients.
+    assert tables.probe_table("hypergradient", lines).rows == []
+    exact = {"1": {"cosine": 0.25, "norm_ratio": 3.0, "relative_error": 1.0, "seconds": 1.0}}
+    probed = {**both, "probes": [{"epoch": 0, "seconds": 0.5, "peak_bytes": 3e6, "exact": exact}]}
+    lines = aggregate.axis_lines([probed, off, result("full", 0, 0.8)])["hypergradient"]
+    assert tables.probe_table("hypergradient", lines).rows == [
+        ("mlclnet", "gauss-newton", "1", "0.25", "3", "500", "3", "", "")
+    ]
 
 
 def test_a_report_of_pending_cells_can_be_written(tmp_path: Path) -> None:
