@@ -1,8 +1,9 @@
-"""Images of different sizes in one flat tensor, so that a batch of crops is one gather on the device."""
+"""Images of different sizes, wherever they are kept; in one flat tensor a batch of crops is one gather."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -12,8 +13,62 @@ from ._transfer import to_device
 from .errors import DataError
 
 
-class RaggedImages:
-    """N gray images of any sizes, stored one after the other, each row by row.
+class ImageSource(ABC):
+    """N gray images of any sizes, to be looked at one by one or in crops.
+
+    What works on a split sees its images, masks and labels through this alone, so that it does not matter
+    whether they are in memory (`RaggedImages`), in a file (`istd.data.StreamedImages`) or kept as a few
+    pixels each (`istd.labels.SparseLabels`): all of them answer the same bits.
+    """
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @property
+    @abstractmethod
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of every image, in pixels."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The dtype of the pixels."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where images and crops are given."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """What the pixels take in memory, in bytes."""
+
+    @abstractmethod
+    def image(self, i: int) -> Tensor:
+        """Image `i` as [H, W]; not to be written to."""
+
+    @abstractmethod
+    def crop(self, index: Tensor, top: Tensor, left: Tensor, size: int | tuple[int, int]) -> Tensor:
+        """Cut one window out of each of B images.
+
+        Args:
+            index: int64 [B], which image, in [0, N).
+            top: int64 [B], first row of the window; may be negative or beyond the image.
+            left: int64 [B], first column.
+            size: window (height, width) in pixels, or one number for both.
+
+        Returns:
+            [B, 1, height, width] in the stored dtype, on `device`; 0 outside of the image.
+        """
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> ImageSource:
+        """The same images, given on `device`."""
+
+
+class RaggedImages(ImageSource):
+    """N gray images of any sizes in memory, stored one after the other, each row by row.
 
     Build it with `RaggedImages.from_arrays`; the constructor takes the parts as they are.
 
@@ -29,8 +84,23 @@ class RaggedImages:
         self.offsets = offsets
         self.heights = heights
         self.widths = widths
-        # A copy on the host: looking at one image must not wait for the device.
-        self._layout = list(zip(offsets.tolist(), heights.tolist(), widths.tolist(), strict=True))
+        # On the host: looking at one image must not wait for the device.
+        self._starts = offsets.cpu().numpy()
+        self._sizes = size_tuple(heights.tolist(), widths.tolist())
+
+    @classmethod
+    def empty(
+        cls,
+        sizes: Sequence[tuple[int, int]],
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+    ) -> RaggedImages:
+        """Room for images of these (height, width), at least one, to be filled with `set_image`."""
+        heights, widths = torch.tensor(sizes, dtype=torch.int64).unbind(1)
+        ends = torch.cumsum(heights * widths, 0)
+        data = torch.empty(int(ends[-1]), dtype=dtype, device=device)
+        parts = (part.contiguous().to(device) for part in (ends - heights * widths, heights, widths))
+        return cls(data, *parts)
 
     @classmethod
     def from_arrays(
@@ -63,22 +133,15 @@ class RaggedImages:
                     "the images have different dtypes", found=", ".join(kinds), expected="one, or dtype="
                 )
             dtype = torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype
-        sizes = torch.tensor([array.shape for array in arrays], dtype=torch.int64)
-        heights, widths = sizes[:, 0].contiguous(), sizes[:, 1].contiguous()
-        ends = torch.cumsum(heights * widths, 0)
-        data = torch.empty(int(ends[-1]), dtype=dtype)
-        offsets = ends - heights * widths
-        for array, start, end in zip(arrays, offsets.tolist(), ends.tolist(), strict=True):
-            data[start:end] = torch.from_numpy(np.array(array, order="C").reshape(-1))
-        return cls(data, offsets, heights, widths).to(device)
-
-    def __len__(self) -> int:
-        return len(self._layout)
+        images = cls.empty([(array.shape[0], array.shape[1]) for array in arrays], dtype)
+        for i, array in enumerate(arrays):
+            images.set_image(i, array)
+        return images.to(device)
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """(height, width) of every image, in pixels."""
-        return tuple((height, width) for _, height, width in self._layout)
+        return self._sizes
 
     @property
     def dtype(self) -> torch.dtype:
@@ -90,9 +153,14 @@ class RaggedImages:
         """Where the pixels are."""
         return self.data.device
 
+    @property
+    def nbytes(self) -> int:
+        """What the pixels take in memory, in bytes."""
+        return self.data.numel() * self.data.element_size()
+
     def image(self, i: int) -> Tensor:
         """Image `i` as [H, W]: a view, so that writing to it changes the store."""
-        offset, height, width = self._layout[i]
+        (height, width), offset = self._sizes[i], int(self._starts[i])
         return self.data[offset : offset + height * width].view(height, width)
 
     def set_image(self, i: int, image: np.ndarray | Tensor) -> None:
@@ -101,7 +169,7 @@ class RaggedImages:
         Raises:
             DataError: the sizes differ.
         """
-        source = torch.from_numpy(np.array(image)) if isinstance(image, np.ndarray) else image
+        source = torch.from_numpy(np.array(image, order="C")) if isinstance(image, np.ndarray) else image
         target = self.image(i)
         if source.shape != target.shape:
             raise DataError(
@@ -133,7 +201,7 @@ class RaggedImages:
         """
         height, width = (size, size) if isinstance(size, int) else size
         device = self.device
-        index, top, left = (to_device(part, device) for part in (index, top, left))
+        index, top, left = to_device(torch.stack([index, top, left]), device)  # one transfer, not three
         rows = top[:, None] + torch.arange(height, device=device)
         columns = left[:, None] + torch.arange(width, device=device)
         last_row, last_column = self.heights[index, None] - 1, self.widths[index, None] - 1
@@ -153,3 +221,9 @@ class RaggedImages:
         if data is self.data:
             return self
         return RaggedImages(data, *(part.to(device) for part in (self.offsets, self.heights, self.widths)))
+
+
+def size_tuple(heights: Iterable[int], widths: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    """(height, width) of many images, of which those of one size share one tuple: few bytes an image."""
+    shared: dict[tuple[int, int], tuple[int, int]] = {}
+    return tuple(shared.setdefault(size, size) for size in zip(heights, widths, strict=True))

@@ -114,8 +114,8 @@ SIRST = Preset(
     by_row={
         "small-unet": {"epochs": 75, "eval_every": 15},
         # Labels that start from pixels or edges have to grow; each evolution costs as much as 150 steps.
-        "lesps": {"evolve_every": 4},
-        PAL_PUBLISHED: {"evolve_every": 4},
+        "lesps": {"evolve_every": 8},
+        PAL_PUBLISHED: {"evolve_every": 8},
         # At this length the teacher agrees with the masks less than the first labels do: see "evolution".
         "semantic-prior": {"evolve_start": 1.0},
     },

@@ -11,9 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .._transfer import to_device
 from ..errors import ConfigError, DataError
-from ..ragged import RaggedImages
+from ..ragged import ImageSource
 from .augmentation import AugmentSettings, augment
 from .imageset import ImageSet
 
@@ -37,7 +36,7 @@ class Batch:
 
 
 class CropLoader:
-    """Random crops of images and labels in memory, cut and augmented on their device.
+    """Random crops of images and labels, cut and augmented on their device.
 
     It has no state: `batch(epoch, step)` depends on (seed, stream, epoch, step), the pool of indices and the
     labels as they are when it is called, on nothing else. So a run goes on from any step without a stored
@@ -77,7 +76,7 @@ class CropLoader:
     def __init__(
         self,
         images: ImageSet,
-        labels: RaggedImages,
+        labels: ImageSource,
         *,
         indices: Sequence[int] | None = None,
         crop: int,
@@ -161,9 +160,8 @@ class CropLoader:
         index = self._epoch_order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
         generator = self._generator(epoch, step)
         top, left = self._place(index, generator)
-        number, y, x = to_device(torch.stack([index, top, left]), self.images.images.device)
-        image = self.images.images.crop(number, y, x, self.crop).float() / 255
-        label = self.labels.crop(number, y, x, self.crop).float()
+        image = self.images.images.crop(index, top, left, self.crop).float() / 255
+        label = self.labels.crop(index, top, left, self.crop).float()
         if self._augment is not None:
             image, label = augment(image, label, generator, self._augment)
         return Batch(index, image, label, top, left)

@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import LabelError
+from .sparse import SparseLabel
 
 FORMAT = "istd label store"
 FORMAT_VERSION = 1
@@ -39,33 +40,6 @@ _FILE_NUMBER = itertools.count()  # HDF5 takes two open files in memory of one n
 _MAX_TEXTS = 2**24
 _MAX_AREA = 2**26  # pixels of the largest image that is read
 _REBUILD = "restore it from a copy, or delete it and start the labels anew"
-
-
-@dataclass(frozen=True)
-class Sparse:
-    """The nonzero pixels of one label: flat positions int32 [P], ascending, and values float32 [P]."""
-
-    pixel: npt.NDArray[np.int32]
-    value: npt.NDArray[np.float32]
-
-    @classmethod
-    def of(cls, label: npt.NDArray[np.float32]) -> Sparse:
-        """The sparse form; "zero" means the bit pattern, so that every label comes back bit for bit."""
-        flat = np.ascontiguousarray(label, dtype=np.float32).reshape(-1)
-        pixel = np.flatnonzero(flat.view(np.uint32)).astype(np.int32)
-        return cls(pixel, flat[pixel])
-
-    def dense(self, size: tuple[int, int]) -> npt.NDArray[np.float32]:
-        """The label [H, W]."""
-        flat = np.zeros(size[0] * size[1], np.float32)
-        flat[self.pixel] = self.value
-        return flat.reshape(size)
-
-    def equals(self, other: Sparse) -> bool:
-        """Whether both hold the same label, bit for bit."""
-        return np.array_equal(self.pixel, other.pixel) and np.array_equal(
-            self.value.view(np.uint32), other.value.view(np.uint32)
-        )
 
 
 @dataclass(frozen=True)
