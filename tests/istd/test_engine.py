@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from istd.data import SyntheticDataset, load_names, pack
+from istd.data import ImageSet, SyntheticDataset, load_names, pack
 from istd.engine import (
     RunFolder,
     TrainConfig,
@@ -26,6 +26,7 @@ from istd.engine import (
     read_lines,
 )
 from istd.engine.batches import open_stream
+from istd.engine.corpus import measure
 from istd.engine.features import live_features
 from istd.engine.label_state import label_quality, start_labels, update_labels
 from istd.engine.position import Position
@@ -34,6 +35,7 @@ from istd.engine.seeding import derive_seed, seed_torch
 from istd.engine.selection import selection_images, selection_rule
 from istd.errors import CheckpointError, ConfigError, DataError
 from istd.metrics import MetricConvention
+from istd.ragged import RaggedImages
 
 CPU = torch.device("cpu")
 
@@ -115,6 +117,22 @@ def test_the_corpus_holds_train_and_val_but_not_test(tmp_path):
     images = [corpus.train.images.image(i).numpy() / 255.0 for i in range(6)]
     assert corpus.mean == pytest.approx(np.mean([image.mean() for image in images]))
     assert corpus.std == pytest.approx(np.mean([image.std() for image in images]))
+
+
+def test_what_images_are_normalised_by_does_not_depend_on_the_threads():
+    """A run must go on where there are more or fewer of them: it compares these numbers."""
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 260, 300), np.uint8)
+    images = ImageSet(("a", "b", "c"), RaggedImages.from_arrays(list(pixels)), None, (np.empty((0, 2)),) * 3)
+    before, found = torch.get_num_threads(), set()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.add(measure(images))
+    finally:
+        torch.set_num_threads(before)
+    assert len(found) == 1
+    shares = pixels / 255.0
+    assert found.pop() == pytest.approx((shares.mean(), shares.std(axis=(1, 2)).mean()), rel=1e-12)
 
 
 def test_without_a_val_split_the_same_training_images_are_held_out_for_every_seed(tmp_path):
