@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, TypeVar
 
 import h5py
 import numpy as np
 
 from .._files import atomic_path
+from .._hdf5 import SafeStream, writing
 from .dataset import Dataset
 from .packed import COLUMNS, FORMAT, VERSION, PackedDataset
 
 _CHUNK = 2**16
-_T = TypeVar("_T")
 
 
 def pack(
@@ -39,61 +38,13 @@ def pack(
         DataError: an image that cannot be used.
         WriteError: the file cannot be written; an existing one is untouched.
     """
-    with atomic_path(path) as partial, partial.open("w+b") as stream:
-        sink = _Sink(stream)
-        # This format has checksums of its own structure too: HDF5 can crash on a damaged one without.
-        with h5py.File(sink, "w", libver=("v110", "v110")) as file:
-            _write(dataset, file, progress, sink)
-        sink.check()
+    with atomic_path(path) as partial, writing(partial) as (file, disk):
+        _write(dataset, file, progress, disk)
     return PackedDataset(path)
 
 
-class _Sink:
-    """A file that never fails in the middle of HDF5, which can crash the process when the disk is full.
-
-    After the first error it takes everything and writes nothing; `check` raises that error.
-    """
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._error: OSError | None = None
-
-    def check(self) -> None:
-        """Write out what is buffered; raise `OSError` if anything could not be written."""
-        self.flush()
-        if self._error is not None:
-            raise self._error
-
-    def write(self, data: bytes) -> int:
-        self._try(lambda: self._stream.write(data), 0)
-        return len(data)
-
-    def flush(self) -> None:
-        self._try(self._stream.flush, None)
-
-    def truncate(self, size: int | None = None) -> int:
-        return self._try(lambda: self._stream.truncate(size), 0)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._try(lambda: self._stream.seek(offset, whence), 0)
-
-    def tell(self) -> int:
-        return self._try(self._stream.tell, 0)
-
-    def read(self, size: int = -1) -> bytes:
-        return self._try(lambda: self._stream.read(size), bytes(max(size, 0)))
-
-    def _try(self, action: Callable[[], _T], otherwise: _T) -> _T:
-        if self._error is None:
-            try:
-                return action()
-            except OSError as error:
-                self._error = error
-        return otherwise
-
-
 def _write(
-    dataset: Dataset, file: h5py.File, progress: Callable[[int, int], None] | None, sink: _Sink
+    dataset: Dataset, file: h5py.File, progress: Callable[[int, int], None] | None, disk: SafeStream
 ) -> None:
     flat = {
         name: file.create_dataset(
@@ -121,7 +72,7 @@ def _write(
             columns[column].append(value)
         if record.note is not None:
             notes[name] = record.note
-        sink.check()
+        disk.check()
         if progress is not None:
             progress(done, len(dataset))
     for column, values in columns.items():

@@ -12,15 +12,6 @@ import numpy.typing as npt
 
 from ..errors import LabelError
 from . import _store_format as disk
-from ._checks import check_unit_map
-
-
-def to_sparse(label: npt.NDArray[np.float32], name: str) -> disk.Sparse:
-    """The sparse form of a label that is float32 [H, W] within [0, 1], or a `LabelError`."""
-    check_unit_map(label, f"label of image {name!r}")
-    if label.dtype != np.float32:
-        raise LabelError(f"the label of image {name!r} is not float32", found=label.dtype, expected="float32")
-    return disk.Sparse.of(label)
 
 
 def check_pool(

@@ -19,9 +19,8 @@ Data sets carry checksums (Fletcher-32) and object headers theirs (HDF5 1.10 for
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +29,14 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from .._hdf5 import writing
 from ..errors import LabelError
 from .sparse import SparseLabel
 
 FORMAT = "istd label store"
 FORMAT_VERSION = 1
 _CHUNK = 1 << 15
-_FILE_NUMBER = itertools.count()  # HDF5 takes two open files in memory of one name for the same file
+_BLOCK = 1024  # images whose labels are read at once
 _MAX_TEXTS = 2**24
 _MAX_AREA = 2**26  # pixels of the largest image that is read
 _REBUILD = "restore it from a copy, or delete it and start the labels anew"
@@ -49,6 +49,16 @@ class StoredVersion:
     epoch: int
     note: str
     image: npt.NDArray[np.int32]
+    pool: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A version to be written: which labels changed, by the images' positions, and who trains."""
+
+    epoch: int
+    note: str
+    labels: Mapping[int, SparseLabel]
     pool: npt.NDArray[np.bool_]
 
 
@@ -131,113 +141,121 @@ def _read_version(group: h5py.Group, count: int, path: Path) -> StoredVersion:
 
 def read_pixels(
     path: Path, wanted: Mapping[int, Sequence[int]], sizes: Sequence[tuple[int, int]]
-) -> dict[int, Sparse]:
-    """The sparse labels of some images.
+) -> dict[int, SparseLabel]:
+    """The labels of some images; only their part of the file is read.
 
     Args:
         path: the store.
         wanted: version → images to take from it; each must have changed there.
         sizes: (height, width) of every image.
     """
-    found: dict[int, Sparse] = {}
+    found: dict[int, SparseLabel] = {}
     with reading(path) as file:
         for version, images in wanted.items():
             group = file["versions"][version_name(version)]
             image = _stored(group, "image", "i", len(sizes))[()]
             start = _stored(group, "start", "i", len(image) + 1)[()]
             most = sum(sizes[index][0] * sizes[index][1] for index in image.tolist())
-            pixel, value = _stored(group, "pixel", "i", most)[()], _stored(group, "value", "f", most)[()]
+            pixel, value = _stored(group, "pixel", "i", most), _stored(group, "value", "f", most)
             good = start.shape == (len(image) + 1,) and pixel.shape == value.shape == (int(start[-1]),)
             _require(
                 good and start[0] == 0 and (np.diff(start) >= 0).all(),
                 path,
                 f"version {version} is inconsistent",
             )
-            where = np.searchsorted(image, images)
-            for index, row in zip(images, where.tolist(), strict=True):
-                part = slice(int(start[row]), int(start[row + 1]))
-                label = Sparse(pixel[part], value[part])
-                area = sizes[index][0] * sizes[index][1]
-                inside = label.pixel.size == 0 or (label.pixel[0] >= 0 and label.pixel[-1] < area)
-                inside = inside and bool((np.diff(label.pixel) > 0).all())
-                unit = bool(((label.value >= 0) & (label.value <= 1)).all())
-                _require(
-                    int(image[row]) == index and inside and unit, path, f"image {index} in version {version}"
-                )
-                found[index] = label
+            rows = np.searchsorted(image, images)
+            for first in range(0, len(images), _BLOCK):
+                block = slice(first, first + _BLOCK)
+                parts = _parts(pixel, value, start, rows[block])
+                for index, row, (where, what) in zip(images[block], rows[block].tolist(), parts, strict=True):
+                    area = sizes[index][0] * sizes[index][1]
+                    inside = where.size == 0 or (where[0] >= 0 and where[-1] < area)
+                    inside = inside and bool((np.diff(where) > 0).all())
+                    unit = bool(((what >= 0) & (what <= 1)).all())
+                    _require(
+                        row < len(image) and int(image[row]) == index and inside and unit,
+                        path,
+                        f"image {index} in version {version}",
+                    )
+                    found[index] = SparseLabel(sizes[index], where, what)
     return found
 
 
-def new_image(settings: Mapping[str, Any], names: Sequence[str], sizes: npt.NDArray[np.int32]) -> bytes:
-    """The bytes of a store without versions."""
-    access: dict[str, Any] = {"driver": "core", "backing_store": False, "libver": ("v110", "v110")}
-    with h5py.File(f"memory-{next(_FILE_NUMBER)}", "w", **access) as file:
-        file.attrs["format"] = _fixed_text(FORMAT)
-        file.attrs["format_version"] = FORMAT_VERSION
-        _put_text(file, "settings", [json.dumps(settings)])
-        _put_text(file, "images/name", names)
-        _put(file, "images/size", sizes)
-        file.create_group("versions")
-        return _bytes_of(file)
+def _parts(
+    pixel: h5py.Dataset, value: h5py.Dataset, start: npt.NDArray[Any], rows: npt.NDArray[Any]
+) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
+    """Pixels and values of some images of a version: in one piece where that reads little else."""
+    low, high = int(start[rows.min()]), int(start[rows.max() + 1])
+    if high - low <= 4 * int((start[rows + 1] - start[rows]).sum()) + _CHUNK:
+        whole = pixel[low:high], value[low:high]
+        for first, last in zip((start[rows] - low).tolist(), (start[rows + 1] - low).tolist(), strict=True):
+            yield whole[0][first:last].copy(), whole[1][first:last].copy()  # else all of it would stay
+    else:
+        for first, last in zip(start[rows].tolist(), start[rows + 1].tolist(), strict=True):
+            yield pixel[first:last], value[first:last]
 
 
-def with_version(
-    image: bytes,
-    version: int,
-    epoch: int,
-    note: str,
-    labels: Mapping[int, Sparse],
-    pool: npt.NDArray[np.bool_],
-) -> bytes:
-    """The bytes of the store `image` with one more version."""
+def write_new(
+    path: Path,
+    settings: Mapping[str, Any],
+    names: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    first: Entry,
+) -> None:
+    """Write a store with its first version.
+
+    Raises:
+        OSError: the disk failed; so do the others that write.
+    """
+    with writing(path) as (file, _):
+        _put_header(file, settings, names, sizes)
+        _put_version(file, 0, first)
+
+
+def append_version(path: Path, version: int, entry: Entry) -> None:
+    """Add a version to the store at `path`, which is a copy: it is worth nothing after an error."""
+    with writing(path, "r+") as (file, _):
+        _put_version(file, version, entry)
+
+
+def copy_versions(source: Path, target: Path, header: Header, count: int) -> None:
+    """Write the store `target` with the first `count` versions of `source`."""
+    with writing(target) as (new, disk):
+        _put_header(new, header.settings, header.names, header.sizes)
+        with reading(source) as old:
+            for version in range(count):
+                old.copy(f"versions/{version_name(version)}", new["versions"])
+                disk.check()
+
+
+def _put_header(
+    file: h5py.File, settings: Mapping[str, Any], names: Sequence[str], sizes: Sequence[tuple[int, int]]
+) -> None:
+    file.attrs["format"] = _fixed_text(FORMAT)
+    file.attrs["format_version"] = FORMAT_VERSION
+    _put_text(file, "settings", [json.dumps(settings)])
+    _put_text(file, "images/name", names)
+    _put(file, "images/size", np.asarray(sizes, np.int32))
+    file.create_group("versions")
+
+
+def _put_version(file: h5py.File, version: int, entry: Entry) -> None:
+    labels = entry.labels
     images = sorted(labels)
-    start = np.cumsum([0, *(len(labels[index].pixel) for index in images)], dtype=np.int64)
-    with _in_memory(image) as file:
-        group = file.create_group(f"versions/{version_name(version)}")
-        group.attrs["epoch"] = epoch
-        group.attrs["note"] = _fixed_text(note)
-        _put(group, "image", np.asarray(images, np.int32))
-        _put(group, "start", start)
-        _put(group, "pixel", np.concatenate([np.zeros(0, np.int32), *(labels[i].pixel for i in images)]))
-        _put(group, "value", np.concatenate([np.zeros(0, np.float32), *(labels[i].value for i in images)]))
-        _put(group, "pool", pool.astype(np.uint8))
-        return _bytes_of(file)
-
-
-def with_versions_of(image: bytes, source: bytes, count: int) -> bytes:
-    """The bytes of the store `image`, which has no versions, with the first `count` versions of `source`."""
-    with _in_memory(image) as new, _in_memory(source) as old:
-        for version in range(count):
-            old.copy(f"versions/{version_name(version)}", new["versions"])
-        return _bytes_of(new)
+    group = file.create_group(f"versions/{version_name(version)}")
+    group.attrs["epoch"] = entry.epoch
+    group.attrs["note"] = _fixed_text(entry.note)
+    _put(group, "image", np.asarray(images, np.int32))
+    _put(group, "start", np.cumsum([0, *(len(labels[index].pixel) for index in images)], dtype=np.int64))
+    count = sum(len(labels[index].pixel) for index in images)
+    _put_parts(group, "pixel", count, np.int32, (labels[index].pixel for index in images))
+    _put_parts(group, "value", count, np.float32, (labels[index].value for index in images))
+    _put(group, "pool", entry.pool.astype(np.uint8))
 
 
 def version_name(version: int) -> str:
     """The group's name of a version."""
     return f"{version:06d}"
-
-
-@contextlib.contextmanager
-def _in_memory(image: bytes) -> Iterator[h5py.File]:
-    """A store's bytes as an open file that never touches the disk.
-
-    HDF5 must not write to a disk that may be full: after a failed write it keeps the file open and brings the
-    process down when it exits. So files are put together in memory and written as plain bytes.
-    """
-    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
-    access.set_fapl_core(block_size=1 << 20, backing_store=False)
-    access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
-    access.set_file_image(image)
-    with h5py.File(
-        h5py.h5f.open(f"memory-{next(_FILE_NUMBER)}".encode(), h5py.h5f.ACC_RDWR, fapl=access)
-    ) as file:
-        yield file
-
-
-def _bytes_of(file: h5py.File) -> bytes:
-    """The bytes that `file` would have on the disk."""
-    file.flush()
-    return bytes(file.id.get_file_image())
 
 
 def _put(group: h5py.Group, name: str, data: npt.NDArray[Any]) -> None:
@@ -247,6 +265,29 @@ def _put(group: h5py.Group, name: str, data: npt.NDArray[Any]) -> None:
         return
     chunks = (min(len(data), _CHUNK), *data.shape[1:])
     group.create_dataset(name, data=data, chunks=chunks, compression="gzip", shuffle=True, fletcher32=True)
+
+
+def _put_parts(
+    group: h5py.Group, name: str, count: int, dtype: type[np.generic], parts: Iterable[npt.NDArray[Any]]
+) -> None:
+    """What `_put` makes of the parts joined, without joining more than a chunk of them."""
+    if count <= _CHUNK:
+        _put(group, name, np.concatenate([np.zeros(0, dtype), *parts]))
+        return
+    data = group.create_dataset(
+        name, (count,), dtype, chunks=(_CHUNK,), compression="gzip", shuffle=True, fletcher32=True
+    )
+    buffer, done = np.empty(_CHUNK, dtype), 0
+    for part in parts:
+        left = part
+        while len(left):
+            place = done % _CHUNK
+            taken = left[: _CHUNK - place]
+            buffer[place : place + len(taken)] = taken
+            done, left = done + len(taken), left[len(taken) :]
+            if done % _CHUNK == 0 or done == count:
+                begin = (done - 1) // _CHUNK * _CHUNK
+                data[begin:done] = buffer[: done - begin]
 
 
 def _put_text(group: h5py.Group, name: str, texts: Sequence[str]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._files import write_bytes
+from .._files import atomic_path
 from ..errors import LabelError
 from . import _store_format as disk
-from ._store_checks import check_names, check_pool, check_settings, check_sizes, check_unchanged, to_sparse
-
-LabelMap = npt.NDArray[np.float32]
+from ._store_checks import check_names, check_pool, check_settings, check_sizes, check_unchanged
+from .sparse import LabelMap, SparseLabel, to_sparse
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,12 @@ class Version:
 class LabelStore:
     """A versioned, resumable store of soft labels.
 
-    Every commit puts the whole file together in memory, writes it beside the original, flushes it to the disk
-    and renames it over the original. HDF5 cannot be appended to safely in place (a process that dies between
-    two of its writes leaves a file nobody can open); a rename happens as a whole, so a kill at any moment
-    leaves the last version readable. Writing all of it costs little: labels are sparse, so the store of
-    thousands of images stays small. The file is open only while it is read or written.
+    Every commit adds to a copy of the file, flushes it to the disk and renames it over the original. HDF5
+    cannot be appended to safely in place (a process that dies between two of its writes leaves a file nobody
+    can open); a rename happens as a whole, so a kill at any moment leaves the last version readable. Copying
+    costs little: labels are sparse, so the store of thousands of images stays small. In memory are the
+    current labels (`SparseLabel`) and 5 bytes for each image and version, not the file, which is open only
+    while it is read or written.
 
     Use `LabelStore.create` or `LabelStore.open`, not the constructor.
     """
@@ -57,14 +58,14 @@ class LabelStore:
         self._path = path
         self._header = header
         self._index = {name: index for index, name in enumerate(header.names)}
-        self._current: dict[int, disk.Sparse] | None = None
+        self._current: dict[int, SparseLabel] | None = None
 
     @classmethod
     def create(
         cls,
         path: str | Path,
         names: Sequence[str],
-        labels: Sequence[LabelMap],
+        labels: Iterable[LabelMap | SparseLabel],
         *,
         pool: npt.ArrayLike | None = None,
         epoch: int = 0,
@@ -77,7 +78,8 @@ class LabelStore:
         Args:
             path: the file to write.
             names: unique image names.
-            labels: float32 [H, W] within [0, 1] for each image; they fix the images' sizes.
+            labels: float32 [H, W] within [0, 1] for each image, or its sparse form; they fix the images'
+                sizes. Looked at one by one, so they need not all be in memory.
             pool: bool [N], which images train; all if None.
             epoch: after which epoch the labels were made.
             settings: how they were made (method, its settings, …); anything that JSON can hold.
@@ -92,21 +94,18 @@ class LabelStore:
             raise LabelError(
                 "a label store exists here already", where=path, fix="resume it, or choose another folder"
             )
-        if len(names) == 0 or len(names) != len(labels) or len(set(names)) != len(names):
+        described = check_settings(path, settings)
+        members = check_pool(pool, len(names), np.ones(len(names), np.bool_))
+        sparse = [to_sparse(label, _name(names, index)) for index, label in enumerate(labels)]
+        if len(names) == 0 or len(names) != len(sparse) or len(set(names)) != len(names):
             raise LabelError(
                 "the store needs one label for each of several unique names",
                 where=path,
-                found=f"{len(names)} names ({len(set(names))} different), {len(labels)} labels",
+                found=f"{len(names)} names ({len(set(names))} different), {len(sparse)} labels",
             )
-        sparse = {
-            index: to_sparse(label, name)
-            for index, (name, label) in enumerate(zip(names, labels, strict=True))
-        }
-        sizes = np.asarray([label.shape for label in labels], np.int32)
-        members = check_pool(pool, len(names), np.ones(len(names), np.bool_))
-        described = check_settings(path, settings)
-        empty = disk.new_image(described, names, sizes)
-        write_bytes(path, disk.with_version(empty, 0, int(epoch), note, sparse, members))
+        first = disk.Entry(int(epoch), note, dict(enumerate(sparse)), members)
+        with atomic_path(path) as partial:
+            disk.write_new(partial, described, names, [label.size for label in sparse], first)
         return cls.open(path)
 
     @classmethod
@@ -163,7 +162,7 @@ class LabelStore:
     def commit(
         self,
         epoch: int,
-        changes: Mapping[int, LabelMap] | Mapping[str, LabelMap],
+        changes: Mapping[int, LabelMap | SparseLabel] | Mapping[str, LabelMap | SparseLabel],
         *,
         pool: npt.ArrayLike | None = None,
         note: str = "",
@@ -172,8 +171,8 @@ class LabelStore:
 
         Args:
             epoch: after which epoch it was made; not before the last version's.
-            changes: image (name or position) → new label, float32 [H, W]. Labels that are the same bit for
-                bit as before are not stored again.
+            changes: image (name or position) → new label, float32 [H, W] or its sparse form. Labels that are
+                the same bit for bit as before are not stored again.
             pool: bool [N], which images train from now on; as before if None.
             note: a remark for the history.
 
@@ -191,14 +190,15 @@ class LabelStore:
                 fix="truncate the store to the version you resume from",
             )
         current = self._sparse_current()
-        fresh: dict[int, disk.Sparse] = {}
+        fresh: dict[int, SparseLabel] = {}
         for key, label in changes.items():
             index = self._position(key)
-            if tuple(np.shape(label)) != self.sizes[index]:
+            size = label.size if isinstance(label, SparseLabel) else tuple(np.shape(label))
+            if size != self.sizes[index]:
                 raise LabelError(
                     f"the new label of image {self.names[index]!r} has the wrong size",
                     where=self._path,
-                    found=np.shape(label),
+                    found=size,
                     expected=self.sizes[index],
                 )
             sparse = to_sparse(label, self.names[index])
@@ -207,8 +207,9 @@ class LabelStore:
         members = check_pool(pool, len(self.names), last.pool)
         version = self.latest + 1
         check_unchanged(self._path, self._header)
-        before = self._path.read_bytes()
-        write_bytes(self._path, disk.with_version(before, version, int(epoch), note, fresh, members))
+        with atomic_path(self._path) as partial:
+            shutil.copyfile(self._path, partial)
+            disk.append_version(partial, version, disk.Entry(int(epoch), note, fresh, members))
         current.update(fresh)
         entry = disk.StoredVersion(int(epoch), note, np.asarray(sorted(fresh), np.int32), members)
         self._header = disk.Header(
@@ -225,12 +226,17 @@ class LabelStore:
         """
         indices = range(len(self.names)) if only is None else [self._position(image) for image in only]
         sparse = self._read(self._check_version(version), indices)
-        return [sparse[index].dense(self.sizes[index]) for index in indices]
+        return [sparse[index].dense() for index in indices]
+
+    def sparse(self) -> list[SparseLabel]:
+        """The labels of the last version as they are kept in memory, in the order of `names`."""
+        current = self._sparse_current()
+        return [current[index] for index in range(len(self.names))]
 
     def label(self, image: int | str, version: int | None = None) -> LabelMap:
         """The label of one image (name or position), float32 [H, W], as of a version (the last if None)."""
         index = self._position(image)
-        return self._read(self._check_version(version), [index])[index].dense(self.sizes[index])
+        return self._read(self._check_version(version), [index])[index].dense()
 
     def pool(self, version: int | None = None) -> npt.NDArray[np.bool_]:
         """bool [N]: True where the image trains, False where it waits, as of a version (the last if None)."""
@@ -265,12 +271,12 @@ class LabelStore:
         if version == self.latest:
             return
         check_unchanged(self._path, self._header)
-        empty = disk.new_image(self._header.settings, self.names, np.asarray(self.sizes, np.int32))
-        write_bytes(self._path, disk.with_versions_of(empty, self._path.read_bytes(), version + 1))
+        with atomic_path(self._path) as partial:
+            disk.copy_versions(self._path, partial, self._header, version + 1)
         self._header = disk.read_header(self._path)
         self._current = None
 
-    def _read(self, version: int, images: Sequence[int]) -> dict[int, disk.Sparse]:
+    def _read(self, version: int, images: Sequence[int]) -> dict[int, SparseLabel]:
         """Sparse labels of some images: each is read where it last changed."""
         latest = np.zeros(len(self.names), np.int64)
         for number in range(version + 1):
@@ -280,7 +286,7 @@ class LabelStore:
             wanted.setdefault(int(latest[index]), []).append(index)
         return disk.read_pixels(self._path, wanted, self.sizes)
 
-    def _sparse_current(self) -> dict[int, disk.Sparse]:
+    def _sparse_current(self) -> dict[int, SparseLabel]:
         if self._current is None:
             self._current = self._read(self.latest, range(len(self.names)))
         return self._current
@@ -305,3 +311,8 @@ class LabelStore:
 
     def _named(self, indices: npt.NDArray[Any]) -> tuple[str, ...]:
         return tuple(self.names[index] for index in indices.tolist())
+
+
+def _name(names: Sequence[str], index: int) -> str:
+    """For messages; there may be more labels than names."""
+    return names[index] if index < len(names) else str(index)

@@ -36,7 +36,7 @@ path, mode = Path(sys.argv[1]), sys.argv[2]
 store = LabelStore.open(path)
 print("ready", flush=True)
 if mode == "assemble":
-    disk._bytes_of = die
+    disk._put_parts = die
 elif mode == "flush":
     os.fsync = die
 elif mode == "rename":
