@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..errors import DataError
-from ..ragged import RaggedImages
+from ..ragged import ImageSource, RaggedImages
 from ._record import DataWarning, Record
 from .dataset import Dataset
 
@@ -22,13 +22,13 @@ class ImageSet:
     Attributes:
         names: their names, N of them.
         images: uint8 pixels.
-        masks: uint8 pixels, 1 on targets and 0 elsewhere; None if any of the images lacks a mask.
+        masks: 1 on targets and 0 elsewhere; None if any of the images lacks a mask.
         points: N arrays int64 [K, 2], rows (y, x); K may be 0.
     """
 
     names: tuple[str, ...]
-    images: RaggedImages
-    masks: RaggedImages | None
+    images: ImageSource
+    masks: ImageSource | None
     points: tuple[np.ndarray, ...]
 
     def __len__(self) -> int:

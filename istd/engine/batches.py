@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._transfer import to_device
 from ..data import AugmentSettings, Batch, CropLoader, ImageSet
-from ..ragged import RaggedImages
+from ..ragged import ImageSource
 from .config import TrainConfig
 
 Features: TypeAlias = Callable[[Batch], Tensor | None]
@@ -60,7 +60,7 @@ def open_stream(
     name: str,
     config: TrainConfig,
     images: ImageSet,
-    labels: RaggedImages,
+    labels: ImageSource,
     pool: list[int] | None,
     clusters: Tensor,
     features: Features,

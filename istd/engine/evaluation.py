@@ -10,7 +10,7 @@ from torch import Tensor
 from ..data import ImageSet
 from ..errors import DataError
 from ..metrics import DetectionMetrics, MetricConvention
-from ..ragged import RaggedImages
+from ..ragged import ImageSource
 from .tiling import LogitFunction, Tiling, probability_maps_of
 
 
@@ -52,7 +52,7 @@ def evaluate(
     return {key: float(value) for key, value in metrics.compute().items()}, rows
 
 
-def check_masks(images: ImageSet) -> RaggedImages:
+def check_masks(images: ImageSet) -> ImageSource:
     """The masks of a split. Raises `DataError` if an image has none."""
     if images.masks is None:
         raise DataError(

@@ -13,7 +13,7 @@ from .._transfer import to_device
 from ..data import Batch
 from ..errors import ConfigError
 from ..models import CacheReport, FrozenVFM, VFMCache
-from ..ragged import RaggedImages
+from ..ragged import ImageSource
 from .batches import Features
 from .config import TrainConfig
 from .corpus import Corpus
@@ -105,7 +105,7 @@ class CachedFeatures:
         crop: side of the crops in pixels, whole patches; so are their first rows and columns.
     """
 
-    def __init__(self, cache: VFMCache, images: RaggedImages, crop: int) -> None:
+    def __init__(self, cache: VFMCache, images: ImageSource, crop: int) -> None:
         self._cache = cache
         self._images = images
         self._paths: list[Path] = [cache.path(images.image(number)) for number in range(len(images))]

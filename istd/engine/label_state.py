@@ -18,6 +18,8 @@ from ..labels import (
     InitialLabels,
     LabelStore,
     MiningSettings,
+    SparseLabel,
+    SparseLabels,
     evolve,
     evolve_both_ways,
     from_uint8,
@@ -27,7 +29,7 @@ from ..labels import (
     missed_bound,
     to_uint8,
 )
-from ..ragged import RaggedImages
+from ..ragged import ImageSource
 from .config import TrainConfig
 from .corpus import Corpus
 from .evaluation import LogitFunction, probability_maps
@@ -44,14 +46,14 @@ class LabelState:
 
     Attributes:
         store: the versioned file behind it.
-        train, val: soft labels in [0, 1], float32, on the training device.
+        train, val: soft labels in [0, 1], float32, given on the training device.
         pool: bool [number of training images]; the others wait until they are mined.
         trusted: positions of the training images whose labels are their masks and stay so.
     """
 
     store: LabelStore
-    train: RaggedImages
-    val: RaggedImages
+    train: SparseLabels
+    val: SparseLabels
     pool: np.ndarray
     trusted: tuple[int, ...] = ()
 
@@ -82,23 +84,17 @@ def start_labels(
     """
     trusted = draw_trusted(corpus.train, config)
     start, settings = _start(corpus.train, trusted, config, progress)
-    train, val = (
-        [
-            start(images.images.image(number).cpu().numpy(), points)
-            for number, points in enumerate(images.points)
-        ]
-        for images in (corpus.train, corpus.val)
-    )
-    pool = np.array([labels.enters_pool() for labels in train])
+    train, pool = _first_labels(corpus.train, start)
+    val, _ = _first_labels(corpus.val, start)
     if not any(pool[number] and len(points) for number, points in enumerate(corpus.train.points)):
         pool[:] = True
     for number in trusted:
-        train[number] = replace(train[number], mask=trusted_label(corpus.train, number))
+        train[number] = SparseLabel.of(trusted_label(corpus.train, number))
         pool[number] = True
     store = LabelStore.create(
         path,
         names=(*corpus.train.names, *corpus.val.names),
-        labels=[labels.mask for labels in (*train, *val)],
+        labels=[*train, *val],
         pool=np.concatenate([pool, np.ones(len(val), np.bool_)]),
         settings={
             "label_init": config.label_init,
@@ -110,7 +106,17 @@ def start_labels(
         note=f"initialised: {config.label_init}",
         overwrite=True,
     )
-    return _in_memory(store, corpus, device)
+    return _current(store, corpus, device)
+
+
+def _first_labels(images: ImageSet, start: Start) -> tuple[list[SparseLabel], np.ndarray]:
+    """The first label of every image, and which of them enter the pool, bool [N]."""
+    labels, enters = [], []
+    for number, points in enumerate(images.points):
+        made = start(images.images.image(number).cpu().numpy(), points)
+        labels.append(SparseLabel.of(made.mask))
+        enters.append(made.enters_pool())
+    return labels, np.array(enters, np.bool_)
 
 
 def _start(
@@ -159,15 +165,15 @@ def resume_labels(path: Path, version: int, corpus: Corpus, device: torch.device
         sizes=[size for split in (corpus.train, corpus.val) for size in split.images.sizes],
     )
     store.truncate(version)
-    return _in_memory(store, corpus, device)
+    return _current(store, corpus, device)
 
 
-def _in_memory(store: LabelStore, corpus: Corpus, device: torch.device) -> LabelState:
-    labels, count = store.labels(), len(corpus.train.names)
+def _current(store: LabelStore, corpus: Corpus, device: torch.device) -> LabelState:
+    labels, count = store.sparse(), len(corpus.train.names)
     return LabelState(
         store=store,
-        train=RaggedImages.from_arrays(labels[:count], torch.float32, device),
-        val=RaggedImages.from_arrays(labels[count:], torch.float32, device),
+        train=SparseLabels(labels[:count], device),
+        val=SparseLabels(labels[count:], device),
         pool=store.pool()[:count],
         trusted=tuple(map(corpus.train.names.index, store.settings.get("trusted_masks", ()))),
     )
@@ -189,7 +195,7 @@ def update_labels(
         lock=config.lock, decay=config.label_decay, meet=config.label_meet, rise=config.label_rise
     )
     rule = evolve_both_ways if config.label_fall == "follow" else evolve
-    changes: dict[str, np.ndarray] = {}
+    changes: dict[str, SparseLabel] = {}
     splits = (
         (corpus.train, state.train, state.evolving_indices, "evolving training labels"),
         (corpus.val, state.val, list(range(len(corpus.val.names))), "evolving validation labels"),
@@ -197,14 +203,14 @@ def update_labels(
     for images, labels, numbers, title in splits:
         report = None if progress is None else _titled(progress, title)
         for number, probability in probability_maps(predict, images, report, only=numbers):
-            before = labels.image(number).cpu().numpy()
+            before = labels.sparse(number).dense()
             after = rule(probability.cpu().numpy(), before, images.points[number], settings)
             if config.lock == "saturated":
                 # The lock is on what reads 255 in 8 bits, so labels are kept as those would keep them.
                 after = from_uint8(to_uint8(after)).astype(np.float32)
             if not np.array_equal(before, after):
                 labels.set_image(number, after)
-                changes[images.names[number]] = after
+                changes[images.names[number]] = labels.sparse(number)
     mined = _mine(state, corpus, config, epoch, predict, changes, progress)
     pool = np.concatenate([state.pool, np.ones(len(corpus.val.names), np.bool_)])
     state.store.commit(epoch=epoch, changes=changes, pool=pool, note=f"evolved, {mined} mined")
@@ -217,7 +223,7 @@ def _mine(
     config: TrainConfig,
     epoch: int,
     predict: LogitFunction,
-    changes: dict[str, np.ndarray],
+    changes: dict[str, SparseLabel],
     progress: Progress | None,
 ) -> int:
     waiting = np.flatnonzero(~state.pool).tolist()
@@ -232,10 +238,9 @@ def _mine(
         found = probability.cpu().numpy() > 0.5
         points = corpus.train.points[number]
         if is_selected(points, found, missed_bound=bound, settings=settings):
-            label = merge_with_points(found, points)
-            state.train.set_image(number, label)
+            state.train.set_image(number, merge_with_points(found, points))
             state.pool[number] = True
-            changes[corpus.train.names[number]] = label
+            changes[corpus.train.names[number]] = state.train.sparse(number)
             mined += 1
     return mined
 
@@ -244,7 +249,7 @@ def _titled(progress: Progress, title: str) -> Callable[[int, int], None]:
     return lambda done, total: progress(title, done, total)
 
 
-def label_quality(labels: RaggedImages, images: ImageSet, only: list[int] | None = None) -> float | None:
+def label_quality(labels: ImageSource, images: ImageSet, only: list[int] | None = None) -> float | None:
     """IoU of the labels (> 0.5) with the true masks, to watch; None where there are no masks."""
     if images.masks is None:
         return None

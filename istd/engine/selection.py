@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
+import numpy as np
 
 from ..data import ImageSet
 from ..errors import ConfigError
-from ..ragged import RaggedImages
+from ..labels import SparseLabel, SparseLabels
 from .config import TrainConfig
 from .corpus import Corpus
 from .label_state import LabelState
@@ -50,6 +50,6 @@ def selection_images(rule: str, corpus: Corpus, labels: LabelState | None) -> Im
     """
     if rule != "val-labels" or labels is None:
         return corpus.val
-    first = [labels.store.label(name, version=0) > 0.5 for name in corpus.val.names]
-    masks = RaggedImages.from_arrays(first, torch.uint8, corpus.val.images.device)
-    return replace(corpus.val, masks=masks)
+    first = labels.store.sparse(0, corpus.val.names)
+    hard = (SparseLabel.of((label.dense() > 0.5).astype(np.float32)) for label in first)
+    return replace(corpus.val, masks=SparseLabels(hard, corpus.val.images.device))

@@ -17,7 +17,7 @@ from rich.markup import escape
 from ..data import distractors_of
 from ..errors import CheckpointError, ConfigError
 from ..metrics import MetricConvention
-from ..ragged import RaggedImages
+from ..ragged import ImageSource
 from .averaging import WeightAverage
 from .batches import Stream, open_stream
 from .config import TrainConfig
@@ -312,7 +312,7 @@ class Trainer:
 
     # -- pieces -----------------------------------------------------------------------------------------
 
-    def _train_labels(self) -> RaggedImages:
+    def _train_labels(self) -> ImageSource:
         if self.labels is not None:
             return self.labels.train
         assert self.corpus.train.masks is not None
@@ -321,7 +321,7 @@ class Trainer:
     def _pool(self) -> list[int] | None:
         return None if self.labels is None else self.labels.pool_indices
 
-    def _stream(self, name: str, split: str, labels: RaggedImages, pool: list[int] | None) -> Stream:
+    def _stream(self, name: str, split: str, labels: ImageSource, pool: list[int] | None) -> Stream:
         source, training = self.features, split == "train"
         return open_stream(
             name,

@@ -26,6 +26,7 @@ from .mining import (
 )
 from .point import PointSettings
 from .quality import VersionQuality, quality_by_version
+from .sparse import SparseLabel, SparseLabels
 from .store import LabelStore, Version
 
 __all__ = [
@@ -40,6 +41,8 @@ __all__ = [
     "LevelsSettings",
     "MiningSettings",
     "PointSettings",
+    "SparseLabel",
+    "SparseLabels",
     "Version",
     "VersionQuality",
     "calibrate",

@@ -224,14 +224,18 @@ class LabelStore:
             version: which.
             only: images (names or positions) in the wanted order; all, in the order of `names`, if None.
         """
-        indices = range(len(self.names)) if only is None else [self._position(image) for image in only]
-        sparse = self._read(self._check_version(version), indices)
-        return [sparse[index].dense() for index in indices]
+        return [label.dense() for label in self.sparse(version, only)]
 
-    def sparse(self) -> list[SparseLabel]:
-        """The labels of the last version as they are kept in memory, in the order of `names`."""
-        current = self._sparse_current()
-        return [current[index] for index in range(len(self.names))]
+    def sparse(
+        self, version: int | None = None, only: Sequence[int | str] | None = None
+    ) -> list[SparseLabel]:
+        """As `labels`, in the sparse form: of many images these fit in memory."""
+        indices = range(len(self.names)) if only is None else [self._position(image) for image in only]
+        if version is None and only is None:
+            found = self._sparse_current()
+        else:
+            found = self._read(self._check_version(version), indices)
+        return [found[index] for index in indices]
 
     def label(self, image: int | str, version: int | None = None) -> LabelMap:
         """The label of one image (name or position), float32 [H, W], as of a version (the last if None)."""
