@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ..labels import (
     evolve,
     evolve_both_ways,
     from_uint8,
+    initialization_settings,
     initialize,
     is_selected,
     merge_with_points,
@@ -35,7 +36,7 @@ from .corpus import Corpus
 from .evaluation import LogitFunction, probability_maps
 from .learned_labels import learn_start
 from .pack_cache import Progress
-from .trusted import calibrated_settings, draw_trusted, trusted_label
+from .trusted import Trusted, calibrated_settings, draw_trusted
 
 Start = Callable[[np.ndarray, np.ndarray], InitialLabels]
 
@@ -82,14 +83,14 @@ def start_labels(
     training images are their labels and calibrate how the others start (`trusted.py`), or teach it
     (`learned_labels.py`).
     """
-    trusted = draw_trusted(corpus.train, config)
+    trusted = draw_trusted(corpus, config)
     start, settings = _start(corpus.train, trusted, config, progress)
     train, pool = _first_labels(corpus.train, start)
     val, _ = _first_labels(corpus.val, start)
     if not any(pool[number] and len(points) for number, points in enumerate(corpus.train.points)):
         pool[:] = True
-    for number in trusted:
-        train[number] = SparseLabel.of(trusted_label(corpus.train, number))
+    for number, mask in trusted.items():
+        train[number] = SparseLabel.of(mask)
         pool[number] = True
     store = LabelStore.create(
         path,
@@ -120,14 +121,15 @@ def _first_labels(images: ImageSet, start: Start) -> tuple[list[SparseLabel], np
 
 
 def _start(
-    train: ImageSet, trusted: tuple[int, ...], config: TrainConfig, progress: Progress | None
-) -> tuple[Start, dict[str, Any] | None]:
-    """How an image and its points become a label, and what is kept about it."""
+    train: ImageSet, trusted: Trusted, config: TrainConfig, progress: Progress | None
+) -> tuple[Start, dict[str, Any]]:
+    """How an image and its points become a label, and all settings of that, to be kept."""
     if config.label_init == "learned":
         learned = learn_start(train, trusted, config, progress)
         return learned.initialize, learned.describe()
     settings = calibrated_settings(train, trusted, config.label_init, _start_settings(config))
-    return partial(initialize, method=config.label_init, settings=settings), settings
+    complete = initialization_settings(config.label_init, settings)
+    return partial(initialize, method=config.label_init, settings=complete), asdict(complete)
 
 
 def _start_settings(config: TrainConfig) -> dict[str, float | bool] | None:

@@ -8,11 +8,11 @@ from ..labels.learn import LearnedBoundaries, LearnSettings, learn_boundaries
 from .config import TrainConfig
 from .pack_cache import Progress
 from .seeding import derive_seed
-from .trusted import trusted_label
+from .trusted import Trusted
 
 
 def learn_start(
-    train: ImageSet, trusted: tuple[int, ...], config: TrainConfig, progress: Progress | None = None
+    train: ImageSet, trusted: Trusted, config: TrainConfig, progress: Progress | None = None
 ) -> LearnedBoundaries:
     """Learn a boundary fraction for each kind of target from the training split alone.
 
@@ -27,7 +27,7 @@ def learn_start(
     return learn_boundaries(
         [train.images.image(number).cpu().numpy() for number in range(len(train))],
         train.points,
-        [trusted_label(train, number) if number in trusted else None for number in range(len(train))],
+        [trusted.get(number) for number in range(len(train))],
         ContrastSettings(fraction=prior),
         LearnSettings(
             clusters=config.boundary_clusters,

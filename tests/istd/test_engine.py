@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -34,6 +34,7 @@ from istd.engine.run_folder import JsonLines
 from istd.engine.seeding import derive_seed, seed_torch
 from istd.engine.selection import selection_images, selection_rule
 from istd.errors import CheckpointError, ConfigError, DataError
+from istd.labels import ContrastSettings, LevelsSettings
 from istd.metrics import MetricConvention
 from istd.ragged import RaggedImages
 
@@ -164,7 +165,7 @@ def test_the_contrast_fraction_reaches_the_labels(tmp_path):
     for fraction in (0.1, 0.3, 0.7):
         chosen = replace(config, label_init="contrast", contrast_fraction=fraction)
         state = start_labels(tmp_path / f"{fraction}.h5", corpus, chosen, CPU)
-        assert state.store.settings["label_settings"] == {"fraction": fraction}
+        assert state.store.settings["label_settings"] == asdict(ContrastSettings(fraction=fraction))
         sizes[fraction] = float(sum(state.train.image(number).sum() for number in range(len(state.train))))
     assert sizes[0.1] > sizes[0.3] > sizes[0.7] > 0
 
@@ -174,9 +175,9 @@ def test_labels_start_soft_but_for_a_loss_that_counts_exact_ones(tmp_path):
     corpus = load_corpus(config, CPU)
     soft = start_labels(tmp_path / "soft.h5", corpus, config, CPU)
     assert soft.store.settings["label_init"] == "levels"
-    assert soft.store.settings["label_settings"] is None
+    assert soft.store.settings["label_settings"] == asdict(LevelsSettings())
     hard = start_labels(tmp_path / "hard.h5", corpus, replace(config, loss="focal"), CPU)
-    assert hard.store.settings["label_settings"] == {"soft": False}
+    assert hard.store.settings["label_settings"] == asdict(LevelsSettings(soft=False))
     assert set(hard.train.data.unique().tolist()) == {0.0, 1.0}
     assert len(soft.train.data.unique()) > 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from istd.data import ImageSet, SyntheticDataset
+from istd.data import Dataset, ImageSet, Record
 from istd.engine import TrainConfig
 from istd.engine.corpus import Corpus
 from istd.engine.label_state import describe_trusted, resume_labels, start_labels, update_labels
@@ -37,11 +38,28 @@ def image_set(prefix: str, count: int, radius: float, masks: bool = True) -> Ima
     )
 
 
-def corpus(radius: float = 3.0, masks: bool = True) -> Corpus:
-    dataset = SyntheticDataset(num_train=1, num_val=1, num_test=1, size=(SIDE, SIDE))
-    return Corpus(
-        dataset, image_set("t", 12, radius, masks), image_set("v", 3, radius, masks), "hash", 0.3, 0.1
-    )
+class Drawn(Dataset):
+    """The images of `corpus`, with the masks of some. It notes whose it was asked for."""
+
+    def __init__(self, images: ImageSet, masked: Container[int]) -> None:
+        super().__init__(Path("drawn"), "drawn", {"train": images.names})
+        self._images, self._masked = images, masked
+        self.asked: list[int] = []
+
+    def _read(self, name: str) -> Record:
+        images, number = self._images, self._images.names.index(name)
+        self.asked.append(number)
+        assert images.masks is not None
+        mask = images.masks.image(number).numpy() > 0 if number in self._masked else None
+        return Record(name, images.images.image(number).numpy(), mask, images.points[number])
+
+
+def corpus(radius: float = 3.0, masks: bool = True, masked: Container[int] | None = None) -> Corpus:
+    """Twelve training images with masks, or without; those `masked` alone have some."""
+    whole, val = image_set("t", 12, radius), image_set("v", 3, radius, masks)
+    dataset = Drawn(whole, (range(12) if masks else ()) if masked is None else masked)
+    train = image_set("t", 12, radius, masks and masked is None)
+    return Corpus(dataset, train, val, "hash", 0.3, 0.1)
 
 
 def config(**changes: Any) -> TrainConfig:
@@ -49,15 +67,32 @@ def config(**changes: Any) -> TrainConfig:
 
 
 def test_the_draw_is_fixed_for_all_seeds_and_methods() -> None:
-    train = corpus().train
-    five = draw_trusted(train, config(trusted_masks=5))
+    given = corpus()
+    five = list(draw_trusted(given, config(trusted_masks=5)))
     assert len(set(five)) == 5
-    assert list(five) == sorted(five)
+    assert five == sorted(five)
     for changes in ({"seed": 7}, {"method": "lesps"}, {"method": "semantic-prior"}, {"backbone": "alclnet"}):
-        assert draw_trusted(train, config(trusted_masks=5, **changes)) == five
-    assert draw_trusted(train, config(trusted_masks=5, val_seed=1)) != five
-    assert set(five) < set(draw_trusted(train, config(trusted_masks=8)))
-    assert draw_trusted(train, config()) == ()
+        assert list(draw_trusted(given, config(trusted_masks=5, **changes))) == five
+    assert list(draw_trusted(given, config(trusted_masks=5, val_seed=1))) != five
+    assert set(five) < set(draw_trusted(given, config(trusted_masks=8)))
+    assert draw_trusted(given, config()) == {}
+
+
+def test_only_trusted_masks_are_looked_at_and_the_others_need_not_exist(tmp_path: Path) -> None:
+    given = corpus()
+    five = draw_trusted(given, config(trusted_masks=5))
+    assert isinstance(given.dataset, Drawn)
+    assert sorted(given.dataset.asked) == list(five)
+    some = corpus(masked=(2, 7, 9))
+    assert some.train.masks is None
+    state = start_labels(tmp_path / "labels.h5", some, config(trusted_masks=3), CPU)
+    assert state.trusted == (2, 7, 9)
+    whole = image_set("t", 12, 3.0)
+    for number in state.trusted:
+        assert torch.equal(state.train.image(number), whole.masks.image(number).float())  # type: ignore[union-attr]
+    assert state.evolving_indices == [0, 1, 3, 4, 5, 6, 8, 10, 11]
+    with pytest.raises(DataError, match="fewer training masks"):
+        start_labels(tmp_path / "labels.h5", some, config(trusted_masks=4), CPU)
 
 
 def images(source: ImageSource) -> list[torch.Tensor]:
