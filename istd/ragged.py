@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar, overload
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from ._transfer import to_device
 from .errors import DataError
+
+_T = TypeVar("_T")
 
 
 class ImageSource(ABC):
@@ -221,6 +224,31 @@ class RaggedImages(ImageSource):
         if data is self.data:
             return self
         return RaggedImages(data, *(part.to(device) for part in (self.offsets, self.heights, self.widths)))
+
+
+class LazySequence(Sequence[_T]):
+    """A sequence whose items are made whenever they are asked for, so that not all are in memory.
+
+    Args:
+        make: position → item.
+        count: how many there are.
+    """
+
+    def __init__(self, make: Callable[[int], _T], count: int) -> None:
+        self._make = make
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, i: int) -> _T: ...
+    @overload
+    def __getitem__(self, i: slice) -> Sequence[_T]: ...
+    def __getitem__(self, i: int | slice) -> _T | Sequence[_T]:
+        if isinstance(i, slice):
+            return [self._make(one) for one in range(self._count)[i]]
+        return self._make(range(self._count)[i])
 
 
 def size_tuple(heights: Iterable[int], widths: Iterable[int]) -> tuple[tuple[int, int], ...]:

@@ -17,6 +17,7 @@ from .packing import pack
 from .pointfiles import read_point_image, read_points, write_point_image, write_points
 from .points import centroid_points, coarse_points, point_rng
 from .resplit import Resplit
+from .streamed import StreamedImages
 from .synthetic import (
     Scene,
     SceneSettings,
@@ -43,6 +44,7 @@ __all__ = [
     "Resplit",
     "Scene",
     "SceneSettings",
+    "StreamedImages",
     "SyntheticDataset",
     "augment",
     "centroid_points",

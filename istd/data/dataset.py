@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DataError
 from ._names import is_plain_text
 from ._record import DataWarning, Record
+from .streamed import StoredPixels
 
 SPLITS = ("train", "val", "test")
 
@@ -53,8 +54,7 @@ class Dataset(ABC):
         Raises:
             DataError: an unknown name, or a file that cannot be used; the message names the file.
         """
-        if name not in self._split_of:
-            raise DataError(f"there is no image named {name!r} in any split", where=self.root)
+        self._require([name])
         record = self._read(name)
         self._check(record)
         if record.note is not None and name not in self._noted:
@@ -64,6 +64,15 @@ class Dataset(ABC):
 
     def content_key(self) -> str | None:
         """A hash that changes when what would be read changes; None if that cannot be told cheaply."""
+        return None
+
+    def stored_pixels(self, names: Sequence[str]) -> StoredPixels | None:
+        """Where the pixels of images can be read in parts; None where they can only be read image by image.
+
+        Raises:
+            DataError: an unknown name.
+        """
+        self._require(names)
         return None
 
     @abstractmethod
@@ -90,6 +99,12 @@ class Dataset(ABC):
     def __repr__(self) -> str:
         counts = ", ".join(f"{split}: {len(names)}" for split, names in self.splits.items())
         return f"{type(self).__name__}({str(self.root)!r}, layout={self.layout!r}, {counts})"
+
+    def _require(self, names: Iterable[str]) -> None:
+        """Refuse names that are in no split."""
+        for name in names:
+            if name not in self._split_of:
+                raise DataError(f"there is no image named {name!r} in any split", where=self.root)
 
     def _check(self, record: Record) -> None:
         """Refuse points outside the image: the one fault that every layout with points can have."""

@@ -1,4 +1,4 @@
-"""A split in memory, ready to be cropped on the training device."""
+"""A split, ready to be cropped on the training device: in memory, or in its file where it does not fit."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ import torch
 
 from ..errors import DataError
 from ..ragged import ImageSource, RaggedImages
+from ._memory import pixel_budget
 from ._record import DataWarning, Record
 from .dataset import Dataset
+from .streamed import StoredPixels
 
 
 @dataclass
 class ImageSet:
-    """Some images of a dataset, in memory.
+    """Some images of a dataset.
 
     Attributes:
         names: their names, N of them.
-        images: uint8 pixels.
+        images: uint8 pixels, in memory or in their file.
         masks: 1 on targets and 0 elsewhere; None if any of the images lacks a mask.
         points: N arrays int64 [K, 2], rows (y, x); K may be 0.
     """
@@ -39,6 +41,11 @@ class ImageSet:
         """How many points all images have together."""
         return sum(len(points) for points in self.points)
 
+    @property
+    def nbytes(self) -> int:
+        """What images and masks take in memory, in bytes."""
+        return self.images.nbytes + (0 if self.masks is None else self.masks.nbytes)
+
     def to(self, device: torch.device | str) -> ImageSet:
         """The same set with its pixels on `device`; points stay on the host."""
         masks = None if self.masks is None else self.masks.to(device)
@@ -50,8 +57,12 @@ def load_names(
     names: Sequence[str],
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
+    memory_gb: float | None = None,
 ) -> ImageSet:
     """Read images by name, in the given order.
+
+    Every image is read and checked once. Pixels then stay in memory; those of a packed file that would take
+    more than `memory_gb` stay in the file, and are read again whenever they are looked at.
 
     How many of them the dataset's point file does not name, which makes them images without a target, is said
     in a `DataWarning`.
@@ -61,42 +72,74 @@ def load_names(
         names: which; at least one.
         device: where the pixels go.
         progress: called with (images read, images in all) after each.
+        memory_gb: GiB that pixels may take; half of what is free on the device if None.
 
     Raises:
         DataError: no name, an unknown one, or an image that cannot be used.
     """
     if not names:
         raise DataError("there is no image to load", where=dataset.root, expected="at least one name")
-    records = []
-    for name in names:
-        records.append(dataset.read(name))
+    stored = dataset.stored_pixels(names)
+    pixels = _Pixels(stored, torch.device(device), memory_gb)
+    points, unannotated = [], []
+    for number, name in enumerate(names):
+        record = dataset.read(name)
+        pixels.add(number, record)
+        points.append(record.points)
+        # Of an image with an empty mask it is known that there is no target.
+        if name in dataset.unannotated and (record.mask is None or record.mask.any()):
+            unannotated.append(name)
         if progress is not None:
-            progress(len(records), len(names))
-    _warn_unannotated(dataset, records)
-    masks = [record.mask for record in records if record.mask is not None]
-    return ImageSet(
-        names=tuple(names),
-        images=RaggedImages.from_arrays([record.image for record in records], device=device),
-        masks=(
-            RaggedImages.from_arrays(masks, dtype=torch.uint8, device=device)
-            if len(masks) == len(records)
-            else None
-        ),
-        points=tuple(record.points for record in records),
-    )
+            progress(number + 1, len(names))
+    _warn_unannotated(unannotated, len(names))
+    return ImageSet(tuple(names), *pixels.finish(), tuple(points))
 
 
-def _warn_unannotated(dataset: Dataset, records: Sequence[Record]) -> None:
-    # Of an image with an empty mask it is known that there is no target.
-    left = [
-        record.name
-        for record in records
-        if record.name in dataset.unannotated and (record.mask is None or record.mask.any())
-    ]
+class _Pixels:
+    """Keeps the pixels of records: nothing if they stay in their file.
+
+    Args:
+        stored: where they lie, if that is known; their sizes are then, and nothing is held twice.
+        device: where they go.
+        memory_gb: see `load_names`.
+    """
+
+    def __init__(self, stored: StoredPixels | None, device: torch.device, memory_gb: float | None) -> None:
+        self._device = device
+        self._records: list[Record] | None = [] if stored is None else None
+        self._streamed: StoredPixels | None = None
+        if stored is not None and stored.num_bytes > pixel_budget(memory_gb, device):
+            self._streamed = stored.to(device)
+        elif stored is not None:
+            self._images, self._masks = stored.room(device)
+
+    def add(self, number: int, record: Record) -> None:
+        """Keep the next record."""
+        if self._records is not None:
+            self._records.append(record)
+        elif self._streamed is None:
+            self._images.set_image(number, record.image)
+            if self._masks is not None and record.mask is not None:
+                self._masks.set_image(number, record.mask)
+
+    def finish(self) -> tuple[ImageSource, ImageSource | None]:
+        """Images and masks of all records."""
+        if self._streamed is not None:
+            return self._streamed.images, self._streamed.masks
+        if self._records is None:
+            return self._images, self._masks
+        masks = [record.mask for record in self._records if record.mask is not None]
+        images = RaggedImages.from_arrays([record.image for record in self._records], device=self._device)
+        if len(masks) < len(images):
+            return images, None
+        return images, RaggedImages.from_arrays(masks, dtype=torch.uint8, device=self._device)
+
+
+def _warn_unannotated(left: Sequence[str], count: int) -> None:
     if left:
         shown = ", ".join(left[:5]) + (", …" if len(left) > 5 else "")
         warnings.warn(
-            f"{len(left)} of {len(records)} images are not in the point file, so they count as images "
+            f"{len(left)} of {count} images are not in the point file, so they count as images "
             f"without a target: {shown}; see `istd annotate`",
             DataWarning,
             stacklevel=3,
@@ -110,6 +153,7 @@ def load_split(
     *,
     require_points: bool | None = None,
     progress: Callable[[int, int], None] | None = None,
+    memory_gb: float | None = None,
 ) -> ImageSet:
     """Read a whole split, or several one after the other.
 
@@ -119,6 +163,7 @@ def load_split(
         device: where the pixels go.
         require_points: refuse a set without a single point; if None, where 'train' is among the splits.
         progress: called with (images read, images in all) after each.
+        memory_gb: GiB that pixels may take, see `load_names`; half of what is free on the device if None.
 
     Raises:
         DataError: an unknown or empty split, no point where one is required, an image that cannot be used.
@@ -138,7 +183,7 @@ def load_split(
                 fix="name images in its split file",
             )
     names = [name for one in dict.fromkeys(splits) for name in dataset.splits[one]]
-    images = load_names(dataset, names, device, progress)
+    images = load_names(dataset, names, device, progress, memory_gb)
     needs_points = "train" in splits if require_points is None else require_points
     if needs_points and images.num_points == 0:
         raise DataError(

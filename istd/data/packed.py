@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from ..errors import DataError
+from ..ragged import size_tuple
 from ._imagefile import MAX_PIXELS
 from ._record import Record
 from .dataset import SPLITS, Dataset
+from .streamed import StoredPixels, StreamedImages
 
 FORMAT = "istd-packed"
 VERSION = 2
@@ -112,6 +116,26 @@ class PackedDataset(Dataset):
 
     def __reduce__(self) -> tuple[type[PackedDataset], tuple[Path]]:
         return type(self), (self.root,)
+
+    def stored_pixels(self, names: Sequence[str]) -> StoredPixels:
+        """See `Dataset.stored_pixels`."""
+        self._require(names)
+        where = np.array([self._position[name] for name in names], np.int64)
+        heights, widths = self._heights[where], self._widths[where]
+        starts = self._pixel_ends[where] - heights * widths
+        sizes = size_tuple(heights.tolist(), widths.tolist())
+        images, masks = (
+            StreamedImages(partial(self._pixels, flat), starts, sizes) for flat in ("images", "masks")
+        )
+        return StoredPixels(images, masks if self._has_mask[where].all() else None)
+
+    def _pixels(self, flat: str, first: int, last: int) -> np.ndarray:
+        """Some pixels of all, uint8; of masks 0 or 1."""
+        try:
+            pixels = _plain(self._file, flat)[first:last]
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise _damaged(self.root, error) from error
+        return pixels if flat == "images" else (pixels != 0).astype(np.uint8)
 
     def _read(self, name: str) -> Record:
         i = self._position[name]

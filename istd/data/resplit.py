@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from ._record import Record
 from .dataset import Dataset
+from .streamed import StoredPixels
 
 
 class Resplit(Dataset):
@@ -19,6 +20,11 @@ class Resplit(Dataset):
         super().__init__(dataset.root, dataset.layout, splits)
         self.unannotated = dataset.unannotated
         self._dataset = dataset
+
+    def stored_pixels(self, names: Sequence[str]) -> StoredPixels | None:
+        """See `Dataset.stored_pixels`."""
+        self._require(names)
+        return self._dataset.stored_pixels(names)
 
     def _read(self, name: str) -> Record:
         return self._dataset._read(name)

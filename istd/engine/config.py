@@ -85,6 +85,9 @@ class TrainConfig:
         label_meet, label_rise, label_decay, lock: see `istd.labels.EvolutionSettings`. With
             `lock="saturated"` labels are also rounded to 8 bits whenever they evolve, as in the reference.
         mining: "bounded", or "reference", the rule of PAL's code (`istd.labels.REFERENCE_MINING`).
+        memory_gb: what the pixels of images and masks may take on the device, in GiB; None is half of what is
+            free when they are loaded. What does not fit stays in the packed file: slower, and the same run
+            bit for bit.
         val_fraction, val_seed: which training images are held out where the data has no `val` split; the
             same ones for every `seed`, so that runs over several seeds compare.
     """
@@ -157,6 +160,7 @@ class TrainConfig:
     val_fraction: float = 0.2
     val_seed: int = 0
     device: str = "auto"
+    memory_gb: float | None = None
     checkpoint_seconds: float = 300.0
 
     def __post_init__(self) -> None:

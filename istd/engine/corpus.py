@@ -1,4 +1,4 @@
-"""The images of a run: packed once, held in memory, split, and described."""
+"""The images of a run: packed once, held in memory or in the packed file, split, and described."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Corpus:
 
     Attributes:
         dataset: where images come from, in the splits that the run uses.
-        train, val: the two splits in memory.
+        train, val: the two splits, in memory where they fit.
         split_hash: of the names that are trained on, selected on and tested on; see `Dataset.split_hash`.
         mean, std: of the training images, in [0, 1].
     """
@@ -55,7 +55,9 @@ def load_corpus(config: TrainConfig, device: torch.device, progress: Progress | 
             found=f"{held_out} images, all held out for validation" if held_out else None,
             expected="a train split, and less than all of it held out",
         )
-    train, val = (load_names(dataset, dataset.splits[name], device) for name in ("train", "val"))
+    train = load_names(dataset, dataset.splits["train"], device, memory_gb=config.memory_gb)
+    left = None if config.memory_gb is None else max(0.0, config.memory_gb - train.nbytes / 2**30)
+    val = load_names(dataset, dataset.splits["val"], device, memory_gb=left)
     if not any(len(points) for points in train.points):
         raise DataError(
             "no training image has a point",

@@ -13,7 +13,7 @@ from .._transfer import to_device
 from ..data import Batch
 from ..errors import ConfigError
 from ..models import CacheReport, FrozenVFM, VFMCache
-from ..ragged import ImageSource
+from ..ragged import ImageSource, LazySequence
 from .batches import Features
 from .config import TrainConfig
 from .corpus import Corpus
@@ -59,7 +59,8 @@ def open_features(
     limit = int(config.vfm_cache_gb * 2**30)
     cache = VFMCache(cache_dir() / "vfm", vfm, limit, least=(config.crop, config.crop))
     splits = [corpus.train.images, corpus.val.images]
-    every = [images.image(number) for images in splits for number in range(len(images))]
+    places = [(images, number) for images in splits for number in range(len(images))]
+    every = LazySequence(lambda i: places[i][0].image(places[i][1]), len(places))
     titled = None if progress is None else lambda done, total: progress("hidden maps", done, total)
     report = cache.fill(every, titled)
     train, val = (CachedFeatures(cache, images, config.crop) for images in splits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..data import ImageSet
 from ..labels import ContrastSettings
 from ..labels.learn import LearnedBoundaries, LearnSettings, learn_boundaries
+from ..ragged import LazySequence
 from .config import TrainConfig
 from .pack_cache import Progress
 from .seeding import derive_seed
@@ -25,7 +26,7 @@ def learn_start(
     prior = ContrastSettings().fraction if config.contrast_fraction is None else config.contrast_fraction
     report = None if progress is None else lambda done, total: progress("learning boundaries", done, total)
     return learn_boundaries(
-        [train.images.image(number).cpu().numpy() for number in range(len(train))],
+        LazySequence(lambda number: train.images.image(number).cpu().numpy(), len(train)),
         train.points,
         [trusted.get(number) for number in range(len(train))],
         ContrastSettings(fraction=prior),

@@ -91,7 +91,7 @@ def _score(run: TrainedRun, results: dict[str, Any], bars: Bars) -> None:
     """Add the metrics to `results` and write everything."""
     dataset = run.corpus.dataset
     # On the host: the network takes one image at a time.
-    test = load_split(dataset, "test") if dataset.splits["test"] else None
+    test = load_split(dataset, "test", memory_gb=run.config.memory_gb) if dataset.splits["test"] else None
     for split, images, table in (("test", test, run.folder.per_image), ("val", run.corpus.val, None)):
         if images is not None and images.masks is not None:
             results["metrics"][split] = score_roles(run, images, bars, table)

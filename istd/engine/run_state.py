@@ -128,7 +128,7 @@ def check_config(saved: Mapping[str, Any] | None, now: Mapping[str, Any], where:
     """
     if saved is None:
         return
-    free = ("data", "vfm", "vfm_cache_gb", "device", "checkpoint_seconds")
+    free = ("data", "vfm", "vfm_cache_gb", "memory_gb", "device", "checkpoint_seconds")
     different = [key for key in saved if key not in free and saved[key] != now.get(key)]
     if different:
         raise CheckpointError(

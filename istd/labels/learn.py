@@ -288,6 +288,11 @@ def _learn(
     return np.array(history)
 
 
+def _nowhere(shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """False everywhere, in no memory: nearly all images have no mask."""
+    return np.broadcast_to(np.False_, shape)
+
+
 def _checked(
     images: Sequence[npt.NDArray[np.uint8]],
     points: Sequence[npt.ArrayLike],
@@ -300,7 +305,7 @@ def _checked(
         )
     truths, places = [], []
     for index, (image, mask, where) in enumerate(zip(images, masks, points, strict=True)):
-        truth = np.zeros(check_image(image).shape, np.bool_) if mask is None else np.asarray(mask) != 0
+        truth = _nowhere(check_image(image).shape) if mask is None else np.asarray(mask) != 0
         if truth.shape != image.shape:
             raise LabelError(
                 f"mask {index} differs in size from its image", found=truth.shape, expected=image.shape

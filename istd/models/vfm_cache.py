@@ -86,7 +86,7 @@ class VFMCache:
     def fill(
         self, images: Sequence[Tensor], progress: Callable[[int, int], None] | None = None
     ) -> CacheReport:
-        """Store the maps of images, uint8 [H, W] each, as far as the limit allows.
+        """Store the maps of images, uint8 [H, W] each, as far as the limit allows, looking at one at a time.
 
         Raises:
             ModelError: maps beyond half precision; WriteError: the disk failed.
@@ -101,15 +101,19 @@ class VFMCache:
                 fix="set ISTD_CACHE to a folder that can be written, or vfm_cache=off",
             ) from error
         remove_stale_partials(self.folder)
-        paths = [self.path(image) for image in images]
-        wanted = {path: image for path, image in zip(paths, images, strict=True) if not path.exists()}
+        paths: list[Path] = []
+        wanted: dict[Path, tuple[int, int]] = {}  # path → position of the image, bytes of its file at most
+        for number, image in enumerate(images):
+            paths.append(self.path(image))
+            if not paths[-1].exists():
+                wanted[paths[-1]] = number, self._size(image)
         for path in paths:
             touch(path)
-        self._make_room(sum(self._size(image) for image in wanted.values()), keep=frozenset(paths))
+        self._make_room(sum(size for _, size in wanted.values()), keep=frozenset(paths))
         used = _size_of(self._root)
-        for done, (path, image) in enumerate(wanted.items()):
-            if used + self._size(image) <= self.limit:
-                self._write(path, self.compute(image))
+        for done, (path, (number, size)) in enumerate(wanted.items()):
+            if used + size <= self.limit:
+                self._write(path, self.compute(images[number]))
                 used += path.stat().st_size
             if progress is not None:
                 progress(done + 1, len(wanted))

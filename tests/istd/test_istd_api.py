@@ -13,7 +13,7 @@ from istd.engine import methods
 
 SIGNATURES: dict[Callable[..., Any], str] = {
     data.open_dataset: "path layout mask_threshold",
-    data.load_split: "dataset split device require_points progress",
+    data.load_split: "dataset split device require_points progress memory_gb",
     data.pack: "dataset path progress",
     data.SyntheticDataset: "num_train num_val num_test size seed settings",
     data.write_synthetic: "dataset out layout bits kind progress",
