@@ -1,4 +1,4 @@
-"""Runs on data without a validation list, and on test images without masks."""
+"""What is held out: by which images a run chooses, and what it never sees before its end."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from fault_compare import assert_same
 
 from istd.data import Record, SyntheticDataset, pack
-from istd.engine import TrainConfig, Trainer
+from istd.engine import RunFolder, TrainConfig, Trainer, load_state, read_lines
+from istd.labels import LabelStore
 from istd.report import read_run
 from istd.report.page import list_warnings, over_seeds
 
@@ -81,3 +84,44 @@ def test_a_split_without_figures_is_accounted_for(tmp_path: Path, capsys: pytest
     assert set(results["metrics"]) == {"val"}
     assert results["not_evaluated"] == {"test": "1 of 3 images have no mask"}
     assert "1 of 3 images have no mask" in capsys.readouterr().out
+
+
+class Unseen(SyntheticDataset):
+    """What training from points must not see is other than in `SyntheticDataset`: all of the test images, and
+    the masks of the training images.
+    """
+
+    def _read(self, name: str) -> Record:
+        record = super()._read(name)
+        if name in self.splits["test"]:
+            return dataclasses.replace(record, image=255 - record.image, mask=~(record.image > 0))
+        if name in self.splits["train"]:
+            return dataclasses.replace(record, mask=np.roll(record.mask, 9, axis=1))
+        return record
+
+
+def test_neither_test_images_nor_training_masks_change_what_is_trained(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"epochs": 2, "crop": 32, "batch_size": 4, "vfm": "none", "clusters": 2}
+    settings |= {"evolve_every": 1, "outer_every": 1, "outer_steps": 1, "eval_every": 2, "ema": 0.9}
+    settings |= {"distractor_fraction": 0.3}
+    found = []
+    for kind in (SyntheticDataset, Unseen):
+        data, run = tmp_path / f"{kind.__name__}.h5", RunFolder(tmp_path / kind.__name__)
+        pack(kind(num_train=8, num_val=2, num_test=2, size=(40, 40), seed=2), data)
+        results = Trainer(TrainConfig(data=str(data), **settings), run.root).fit()
+        kept = load_state(run.student, kind="student")["weights"], load_state(run.checkpoint, kind="run")
+        labels = LabelStore.open(run.labels)
+        assert labels.latest == 1
+        log = [
+            {name: value for name, value in line.items() if name not in ("seconds", "label_iou_train")}
+            for line in read_lines(run.log)
+        ]
+        found.append((results, kept[0], kept[1]["method"], labels.labels(), log))
+    (seen, weights, state, labels_of, log_of), (other, *same) = found
+    assert_same(same, [weights, state, labels_of, log_of])
+    assert seen["selection"] == other["selection"]
+    assert seen["metrics"]["val"] == other["metrics"]["val"]
+    # They were others, and the end of the run did see that.
+    tables = [(tmp_path / kind.__name__ / "per_image.csv").read_text() for kind in (SyntheticDataset, Unseen)]
+    assert tables[0] != tables[1]
+    assert seen["labels"]["iou_train"] != other["labels"]["iou_train"]
