@@ -18,7 +18,8 @@ class InitialLabels:
     """The first label of one image.
 
     Attributes:
-        mask: float32 [H, W], 1 on the estimated targets and on every annotated pixel, 0 elsewhere.
+        mask: float32 [H, W], the probability that a pixel is of a target: 1 on every annotated pixel; 0 or 1
+            elsewhere, and in between only from starts that say so (`levels`).
         succeeded: bool [N], whether a region was found at each point, in the order of the points.
     """
 

@@ -17,6 +17,9 @@ import numpy.typing as npt
 from .._regions import label_mask
 from .evolution import EvolutionSettings, evolve, kept_regions
 
+_FAINT = 1 / 255
+"""Labels decay and are halved, but never end: below this they hold no two targets together."""
+
 _Float = TypeVar("_Float", np.float32, np.float64)
 
 
@@ -36,7 +39,7 @@ def evolve_both_ways(
 
     Returns:
         A new label of the label's dtype: that of `evolve`, and (label + pred)/2 on every connected region
-        {label > 0} that meets a kept region.
+        {label > 1/255} that meets a kept region.
 
     Raises:
         LabelError: sizes differ or values lie outside [0, 1]; DataError: a point lies outside the image.
@@ -44,7 +47,7 @@ def evolve_both_ways(
     settings = settings if settings is not None else EvolutionSettings()
     evolved = evolve(pred, label, points, settings)
     kept = kept_regions(pred, label, settings)
-    count, regions = label_mask(label > 0, settings.connectivity)
+    count, regions = label_mask(label > _FAINT, settings.connectivity)
     answered = np.zeros(count + 1, np.bool_)
     answered[regions[kept]] = True
     answered[0] = False

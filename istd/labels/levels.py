@@ -39,7 +39,8 @@ class LevelsSettings:
     a few trusted masks.
 
     Attributes:
-        fraction: the part of the expected boundary level that grows with the contrast.
+        fraction: the part of the expected boundary level that grows with the contrast, at most 0.7; the
+            expected level itself is held at 0.7 where a target is so faint that it would be higher.
         visible: the part that does not: the step that is just noticed, in gray levels of 256.
         spread: standard deviation of the true level around the expected one; 0 trusts the expected one.
         edge: exponent of the mean gradient along a region's boundary in the region's weight; 0 ignores edges.
@@ -76,6 +77,13 @@ class LevelsSettings:
 
     def __post_init__(self) -> None:
         check_window(self)
+        if self.fraction > _HIGHEST:
+            raise ConfigError(
+                "no boundary is expected so near to the peak",
+                found=f"fraction={self.fraction:g}",
+                expected=f"at most {_HIGHEST:g}",
+                fix="lower --set contrast_fraction, or start from --set label_init=contrast",
+            )
         if self.levels < 1:
             raise ConfigError("labels need at least one level", found=self.levels)
         lengths = (self.gap, self.ring, self.retries, self.fallback_radius)

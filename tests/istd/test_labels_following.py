@@ -56,6 +56,16 @@ def test_neighbours_are_judged_one_by_one() -> None:
     assert evolved[5, 5] == pytest.approx(0.97)
 
 
+def test_what_is_left_of_old_labels_does_not_join_neighbours() -> None:
+    """Between the two a label was once, which has since been halved often."""
+    label = square(2)
+    label[20, 23:30] = 1e-9
+    label[18:23, 30:35] = 1.0
+    evolved = evolve_both_ways(square(1, 0.8), label, [[20, 20], [20, 32]], SETTINGS)
+    assert evolved[20, 22] == pytest.approx(0.5)
+    assert evolved[19, 31] == pytest.approx(0.97)
+
+
 def test_locked_pixels_stay() -> None:
     label = square(2)
     label[20, 22] = 0.9

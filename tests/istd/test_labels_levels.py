@@ -107,7 +107,7 @@ def test_points_at_the_border_and_of_neighbours_work() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"fraction": 1.0}, {"visible": -1.0}, {"levels": 0}, {"window": 32}, {"ring": -1}, {"max_share": 0.0}],
+    [{"fraction": 0.71}, {"visible": -1.0}, {"levels": 0}, {"window": 32}, {"ring": -1}, {"max_share": 0.0}],
 )
 def test_settings_are_checked(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
