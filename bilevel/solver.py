@@ -60,7 +60,8 @@ class Solver:
             `GaussNewton()`.
         inner_steps: live inner updates in one `step`, ≥ 1.
         on_nonfinite: what to do when a loss, a hypergradient or an inner gradient is not finite: `"raise"` a
-            named error, or `"skip"` the update and count it. It never reaches the parameters.
+            named error, or `"skip"` the update and count it. It never reaches the parameters, save by
+            `inner_update`, which does not look.
         unroll: the order of one `step`. `"look-ahead"`: the unroll is virtual; the outer parameters move
             first, then the live inner steps are taken with the new ones. `"committed"`: the live inner steps
             are the unrolled ones, taken with the old outer parameters, which move afterwards; a method that

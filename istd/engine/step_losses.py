@@ -56,6 +56,6 @@ class StepLosses:
                     "training diverged: the loss is not finite",
                     found=f"{value} at epoch {self._position.epoch + 1}, "
                     f"step {len(self._position.losses) + 1}",
-                    fix="lower --lr; the last checkpoint is whole",
+                    fix="train into another --out with a lower --set lr; --resume would come here again",
                 )
             self._position.losses.append(value)
