@@ -15,7 +15,7 @@ from typing import Any
 
 from hypergradient.store import write
 
-from istd.engine.runtime import versions
+from istd.engine import versions
 
 from .reference import REFERENCE_PARTS, missing_part
 from .report import BUSY, Cell, Line, write_results

@@ -14,7 +14,7 @@ from .resuming import resume as resume_run
 from .tables import results_table, show_files
 
 if TYPE_CHECKING:
-    from ..engine import RunFolder, Trainer
+    from ..engine import RunFolder, TrainConfig, Trainer
 
 
 def demo(
@@ -54,7 +54,9 @@ def demo(
         "device": device,
     }
     if resume:
-        _finish(resume_run(context, out, console, options), console)
+        trainer = resume_run(context, out, console, options)
+        trainer.command = _command(trainer.config)
+        _finish(trainer, console)
         return
     config = TrainConfig(
         data=str(data.resolve()),
@@ -68,7 +70,7 @@ def demo(
     console.print("[bold]1[/bold] generating infrared images with one point per target")
     pack(SyntheticDataset(num_train=96, num_val=16, num_test=32, size=(96, 96), seed=seed), data)
     console.print(f"[bold]2[/bold] training {method}" + _LESSONS.get(method, ""))
-    _finish(Trainer(config, out, console=console), console)
+    _finish(Trainer(config, out, console=console, command=_command(config)), console)
 
 
 _LESSONS = {
@@ -77,6 +79,16 @@ _LESSONS = {
     "lesps": ": labels grow from single pixels as the detector learns",
     "full": " on the true masks",
 }
+
+
+def _command(config: TrainConfig) -> str:
+    """The demo that makes a run of this configuration, its images included."""
+    from .._provenance import with_threads
+
+    words = ["istd", "demo"]
+    for name in ("method", "backbone", "vfm", "hypergradient", "epochs", "crop", "batch_size", "seed"):
+        words += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
+    return with_threads([*words, "--device", config.device])
 
 
 def _clear_old_demo(folder: RunFolder, data: str) -> None:

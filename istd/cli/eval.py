@@ -68,6 +68,7 @@ def evaluate_run(
     One pass gives metrics, PR, ROC and Pd-Fa curves, a line per image, the worst cases, and metrics by target
     group (salient, filamentary, faint, camouflaged).
     """
+    from .._provenance import provenance, typed_command
     from ..data import load_split
     from ..engine import (
         RunFolder,
@@ -81,6 +82,7 @@ def evaluate_run(
     )
     from ..engine.examination import examine
     from ..engine.progress import Bars
+    from ..engine.runtime import deterministic
     from ..errors import CheckpointError, ModelError
     from ..metrics import named_convention
 
@@ -95,6 +97,7 @@ def evaluate_run(
         empty_niou=empty_niou,
     )
     found: dict[str, Examination] = {}
+    weights: dict[str, str] = {}
     failed, images, dataset, source = False, None, None, data
     roles = [choose_role(run)]
     if run.is_dir() and RunFolder(run).teacher.is_file():
@@ -113,7 +116,8 @@ def evaluate_run(
             source = data or detector.header["config"]["data"]
             dataset = as_in_run(packed(source), detector.header)
             images = load_split(dataset, split, require_points=False)
-        with Bars(console, f"evaluating the {role}", len(images)) as bars:
+        weights[role], seed = detector.fingerprint(), detector.header["config"].get("seed")
+        with Bars(console, f"evaluating the {role}", len(images)) as bars, deterministic():
             found[role] = examine(
                 partial(detector.logits, role=role),
                 images,
@@ -131,10 +135,15 @@ def evaluate_run(
         about = {
             "convention": rule.to_dict(),
             "split_hash": dataset.split_hash(),
+            "data_hash": dataset.content_hash(),
             "checkpoint": str(run),
+            "weights": weights,
+            "seed": seed,
             "data": source,
             "tile": tile,
             "tta": tta,
+            "device": str(where),
+            **provenance(typed_command(), where),
         }
         _write(out, split, found, about, title)
         console.print(f"written: {escape(str(out))}")

@@ -44,9 +44,9 @@ def labels(
 ) -> None:
     """Look at the label store of a run: what every version changed, in a table, pictures and curves.
 
-    Writes versions.csv and, where the images are known, gallery.png and evolution.gif; where they have masks
-    too, iou.png, and the IoU, precision and recall of the labels in table and CSV. Shown are the images whose
-    labels changed most often, or those given by --image.
+    Writes versions.csv, provenance.json (how to make it again) and, where the images are known, gallery.png
+    and evolution.gif; where they have masks too, iou.png, and the IoU, precision and recall of the labels in
+    table and CSV. Shown are the images whose labels changed most often, or those given by --image.
 
     Examples:
 
@@ -57,7 +57,8 @@ def labels(
         istd labels some/labels.h5 --data data/sirst --no-gif
     """
     from .._csv import to_csv
-    from .._files import write_text
+    from .._files import write_json, write_text
+    from .._provenance import provenance, typed_command
     from ..engine import RunFolder
     from ..labels import LabelStore, quality_by_version
     from ..viz import most_changed
@@ -72,7 +73,15 @@ def labels(
     console.print(_table(rows))
     folder = out or path.parent / "label-report"
     write_text(folder / "versions.csv", to_csv([dataclasses.asdict(row) for row in rows]))
-    written = [folder / "versions.csv"]
+    about = {
+        "store": str(path),
+        "settings": store.settings,
+        "data": None if dataset is None else str(dataset.root),
+        "split_hash": None if dataset is None else dataset.split_hash(),
+        **provenance(typed_command()),
+    }
+    write_json(folder / "provenance.json", about)
+    written = [folder / "versions.csv", folder / "provenance.json"]
     if rows[-1].iou is not None:
         written.append(_draw_curves(rows, folder))
     records = [record for record in shown.values() if record is not None]

@@ -55,9 +55,11 @@ def predict(
     """Write masks/, overlays/ and tables of targets for images of any size.
 
     In targets.csv (image, x, y, area, score), x and y are the centre of a target in pixels, area its pixels,
-    score its highest probability; targets.json adds boxes, targets.coco.json masks. An image that cannot be
-    read is named and left out, and the exit code is then 1.
+    score its highest probability; targets.json adds boxes, targets.coco.json masks. provenance.json says how
+    to make them again. An image that cannot be read is named and left out, and the exit code is then 1.
     """
+    from .._files import write_json
+    from .._provenance import provenance, typed_command
     from ..engine import (
         PredictOptions,
         Tiling,
@@ -69,6 +71,7 @@ def predict(
         tune_allocator,
     )
     from ..engine.progress import Bars
+    from ..engine.runtime import deterministic
 
     console = Console()
     tune_allocator()
@@ -85,7 +88,9 @@ def predict(
     )
     paths = find_images(images, recursive)
     detector = load_detector(run, role=role, device=where, vfm=vfm or None, backbone=backbone or None)
-    with Bars(console, "detecting", len(paths)) as bars:
+    about = {"checkpoint": str(run), "weights": {role: detector.fingerprint()}, "device": str(where)}
+    with Bars(console, "detecting", len(paths)) as bars, deterministic():
+        write_json(out / "provenance.json", {**about, **provenance(typed_command(), where)})
         done = predict_images(
             detector, paths, out, options, device=where, progress=lambda count, total: bars.set(count)
         )

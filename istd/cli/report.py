@@ -22,7 +22,8 @@ def report(
     The page opens offline, holds no script and loads nothing. Runs whose splits or metric conventions differ
     are said to differ.
     """
+    from .._provenance import typed_command
     from ..report import write_report
 
-    write_report(runs, out, title)
+    write_report(runs, out, title, command=typed_command())
     Console().print(f"written: {escape(str(out))}", highlight=False, soft_wrap=True)

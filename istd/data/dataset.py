@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DataError
+from ._content import ContentHash
 from ._names import is_plain_text
 from ._record import DataWarning, Record
 from .streamed import StoredPixels
@@ -65,6 +66,20 @@ class Dataset(ABC):
     def content_key(self) -> str | None:
         """A hash that changes when what would be read changes; None if that cannot be told cheaply."""
         return None
+
+    def content_hash(self) -> str:
+        """SHA-256 (64 hexadecimal digits) of all images, masks and points, by name.
+
+        It does not depend on the splits, nor on where or how the images are stored: a folder and its packed
+        file have the same. Reads every image, unless it was packed with its hash.
+
+        Raises:
+            DataError: an image that cannot be used.
+        """
+        found = ContentHash()
+        for name in self.names:
+            found.add(self.read(name))
+        return found.hexdigest()
 
     def stored_pixels(self, names: Sequence[str]) -> StoredPixels | None:
         """Where the pixels of images can be read in parts; None where they can only be read image by image.

@@ -28,7 +28,8 @@ COLUMNS = ("heights", "widths", "has_mask", "point_counts")
 class PackedDataset(Dataset):
     """A file written by `pack`.
 
-    The file holds the attributes `format`, `version`, `layout` (of the source) and `split_hash`, and
+    The file holds the attributes `format`, `version`, `layout` (of the source), `split_hash` and
+    `content_hash` (files of earlier versions lack it), and
     - images: uint8 [total pixels], all images one after the other, row by row
     - masks: uint8 [total pixels], 1 on targets; 0 throughout for an image without a mask
     - points: int64 [total points, 2], rows (y, x)
@@ -92,6 +93,7 @@ class PackedDataset(Dataset):
             self.unannotated = frozenset(map(str, index.get("unannotated", ())))
             self.source_layout = str(_text(file.attrs["layout"]))
             self._stored_hash = _text(file.attrs["split_hash"])
+            self._content_hash = _text(file.attrs.get("content_hash"))
             columns = {column: np.asarray(_plain(file, column, len(self._names))[()]) for column in COLUMNS}
             images, masks, points = (_plain(file, flat) for flat in FLAT)
             shapes = images.shape, masks.shape, points.shape
@@ -113,6 +115,10 @@ class PackedDataset(Dataset):
             raise _damaged(path, "sizes that do not fit together")
         self._heights, self._widths, self._has_mask = heights, widths, columns["has_mask"].astype(bool)
         self._pixel_ends, self._point_ends = np.cumsum(pixels), np.cumsum(counts)
+
+    def content_hash(self) -> str:
+        """See `Dataset.content_hash`; noted when the file was written."""
+        return super().content_hash() if self._content_hash is None else self._content_hash
 
     def __reduce__(self) -> tuple[type[PackedDataset], tuple[Path]]:
         return type(self), (self.root,)

@@ -11,6 +11,7 @@ import numpy as np
 
 from .._files import atomic_path
 from .._hdf5 import SafeStream, writing
+from ._content import ContentHash
 from .dataset import Dataset
 from .packed import COLUMNS, FORMAT, VERSION, PackedDataset
 
@@ -61,8 +62,10 @@ def _write(
     }
     columns: dict[str, list[int]] = {column: [] for column in COLUMNS}
     notes: dict[str, str] = {}
+    content = ContentHash()
     for done, name in enumerate(dataset.names, 1):
         record = dataset.read(name)
+        content.add(record)
         _append(flat["images"], record.image.reshape(-1))
         mask = np.zeros_like(record.image) if record.mask is None else record.mask.astype(np.uint8)
         _append(flat["masks"], mask.reshape(-1))
@@ -88,6 +91,7 @@ def _write(
     _put(file, "index", np.frombuffer(encoded, np.uint8))
     file.attrs["version"] = VERSION
     texts = {"format": FORMAT, "layout": dataset.layout, "split_hash": dataset.split_hash()}
+    texts["content_hash"] = content.hexdigest()
     for name, text in texts.items():
         # Of fixed length: HDF5 keeps other text outside of its checksums, and can look for it for ever.
         file.attrs[name] = np.bytes_(text.encode("utf-8"))

@@ -21,6 +21,11 @@ class Resplit(Dataset):
         self.unannotated = dataset.unannotated
         self._dataset = dataset
 
+    def content_hash(self) -> str:
+        """See `Dataset.content_hash`; that of the whole dataset, which may know it."""
+        same = len(self) == len(self._dataset)
+        return self._dataset.content_hash() if same else super().content_hash()
+
     def stored_pixels(self, names: Sequence[str]) -> StoredPixels | None:
         """See `Dataset.stored_pixels`."""
         self._require(names)

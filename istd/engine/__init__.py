@@ -1,5 +1,6 @@
 """Training, evaluation and prediction: the loop that joins data, models, labels and `bilevel`."""
 
+from .._provenance import versions
 from .config import TrainConfig
 from .corpus import Corpus, as_in_run, cluster_images, load_corpus
 from .detector import Detector, choose_role, load_detector
@@ -8,7 +9,7 @@ from .image_files import find_images
 from .pack_cache import packed
 from .prediction import Predictions, PredictOptions, predict_images
 from .run_folder import RunFolder, read_lines
-from .runtime import choose_device, tune_allocator, versions
+from .runtime import choose_device, tune_allocator
 from .state_file import load_state, save_state
 from .tiling import Tiling
 from .trainer import Trainer

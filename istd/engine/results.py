@@ -13,6 +13,7 @@ from rich.console import Console
 
 from .._csv import to_csv
 from .._files import sealed, write_json, write_text
+from .._provenance import provenance
 from ..data import Dataset, ImageSet, Record, load_split
 from ..metrics import MetricConvention
 from ..models import FrozenVFM
@@ -34,9 +35,9 @@ from .label_state import LabelState, label_quality
 from .position import Position
 from .progress import Bars
 from .run_folder import RunFolder, read_lines
-from .runtime import versions
 from .state_file import load_state
 from .stopping import StopRequest
+from .train_command import train_command
 
 RESULTS_VERSION = 2
 """1 had no checksum."""
@@ -55,6 +56,7 @@ class TrainedRun:
         selection: the rule by which it was.
         convention: of the metrics.
         device, console, stop: where it ran, where to print, and whether to stop.
+        command: what makes such a run again; `train_command` if None.
     """
 
     config: TrainConfig
@@ -70,6 +72,7 @@ class TrainedRun:
     device: torch.device
     console: Console
     stop: StopRequest
+    command: str | None = None
 
 
 def finish_run(run: TrainedRun) -> dict[str, Any]:
@@ -129,6 +132,7 @@ def describe_run(run: TrainedRun) -> dict[str, Any]:
         "not_evaluated": {},
         "convention": run.convention.to_dict(),
         "split_hash": run.corpus.split_hash,
+        "data_hash": run.corpus.dataset.content_hash(),
         "images": {
             "train": len(run.corpus.train),
             "val": len(run.corpus.val),
@@ -141,8 +145,7 @@ def describe_run(run: TrainedRun) -> dict[str, Any]:
         else {"name": run.vfm.name, "random": run.vfm.is_random, "fingerprint": run.vfm_fingerprint},
         "seconds": round(position.seconds, 1),
         "device": str(run.device),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
+        **provenance(run.command or train_command(run.config, run.device), run.device),
     }
     if run.labels is not None:
         description["labels"] = {

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from importlib import metadata
 
 import torch
 
@@ -68,9 +67,19 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 def deterministic() -> Iterator[None]:
     """Repeatable kernels and private random streams inside the block; everything is put back after it.
 
-    On CUDA this also needs the workspace setting made here, which stays.
+    An operation that has no repeatable kernel says so in a warning of torch, and runs. On CUDA products of
+    matrices repeat themselves only with a workspace of fixed size, which cuBLAS asks for once, at its first
+    product: it is set here and stays. `istd` sets it at its start; a program that has used CUDA before it
+    comes here without `CUBLAS_WORKSPACE_CONFIG` is told so.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if "CUBLAS_WORKSPACE_CONFIG" not in os.environ:
+        if torch.cuda.is_initialized():
+            warnings.warn(
+                "CUDA was in use before CUBLAS_WORKSPACE_CONFIG was set, so two runs may differ in their "
+                "last bits: set it to :4096:8 before the program starts",
+                stacklevel=3,
+            )
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     cudnn, fill = torch.backends.cudnn, torch.utils.deterministic
     before = (
         cudnn.benchmark,
@@ -90,26 +99,3 @@ def deterministic() -> Iterator[None]:
             cudnn.benchmark, cudnn.deterministic = before[:2]
             torch.use_deterministic_algorithms(before[2], warn_only=before[3])
             fill.fill_uninitialized_memory = before[4]  # type: ignore[attr-defined]
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    packages = (
-        "bilevel-istd",
-        "torch",
-        "torchopt",
-        "timm",
-        "numpy",
-        "opencv-python-headless",
-        "scikit-learn",
-    )
-    found = {"python": platform.python_version(), "machine": platform.machine()}
-    return found | {package: package_version(package) for package in packages}
-
-
-def package_version(package: str) -> str:
-    """The version of an installed package, or "not installed"."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"

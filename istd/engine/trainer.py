@@ -56,6 +56,7 @@ class Trainer:
         out: the run folder.
         resume: go on with the run that lies there.
         console: where to print; the terminal by default.
+        command: what makes such a run again, for its results; by default `istd train` with its settings.
 
     Raises:
         CheckpointError: the folder is in use, holds a run already, or (with `resume`) holds none.
@@ -69,8 +70,10 @@ class Trainer:
         *,
         resume: bool = False,
         console: Console | None = None,
+        command: str | None = None,
     ) -> None:
         self.folder = RunFolder(out)
+        self.command = command
         self.console = console or Console()
         if config is None and not resume:
             raise ConfigError("a new run needs a configuration")
@@ -139,6 +142,7 @@ class Trainer:
                 device=self.device,
                 console=self.console,
                 stop=self.stop,
+                command=self.command,
             )
         )
 

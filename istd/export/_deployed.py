@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..engine.runtime import package_version
+from .._provenance import package_version
 from ..models import Backbone, final_logits
 
 ExportOutput: TypeAlias = Literal["probability", "logits"]

@@ -47,6 +47,18 @@ class RunSummary:
             return "", ""
         return str(self.results["split_hash"]), json.dumps(self.results["convention"], sort_keys=True)
 
+    def recipe(self) -> list[tuple[str, str]]:
+        """How to make the run again: pairs (what, text); empty for runs that did not note it."""
+        results = self.results or {}
+        pairs = [("command", str(results["command"]))] if "command" in results else []
+        for key in ("code", "versions", "machine", "determinism"):
+            values = results.get(key)
+            if isinstance(values, dict):
+                texts = [f"{name} {value}" for name, value in values.items() if value not in (None, {})]
+                pairs.append((key, ", ".join(texts)))
+        more = ("threads", "device", "data_hash")
+        return pairs + [(key, str(results[key])) for key in more if key in results]
+
     def rows(self) -> list[dict[str, Any]]:
         """One row for each role and split that was evaluated: role, split and the metrics as text."""
         found = []

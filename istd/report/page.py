@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .._files import write_text
 from .._metric_columns import METRIC_COLUMNS, is_number, metric_spread
+from .._provenance import code_version
 from ..errors import ConfigError
 from ..viz._figure import BLUE, GREEN, GREY, ORANGE, RED, new_figure
 from .collect import RunSummary, read_run
@@ -26,8 +27,10 @@ _CURVES = (
 )
 
 
-def write_report(runs: Sequence[str | Path], path: str | Path, title: str = "istd report") -> None:
-    """Read run folders and write the page, whole or not at all.
+def write_report(
+    runs: Sequence[str | Path], path: str | Path, title: str = "istd report", *, command: str | None = None
+) -> None:
+    """Read run folders and write the page, whole or not at all; `command` is noted as what makes it.
 
     Raises:
         ConfigError: no run.
@@ -36,10 +39,10 @@ def write_report(runs: Sequence[str | Path], path: str | Path, title: str = "ist
     """
     if not runs:
         raise ConfigError("a report needs at least one run folder")
-    write_text(path, render_report([read_run(run) for run in runs], title))
+    write_text(path, render_report([read_run(run) for run in runs], title, command))
 
 
-def render_report(runs: Sequence[RunSummary], title: str = "istd report") -> str:
+def render_report(runs: Sequence[RunSummary], title: str = "istd report", command: str | None = None) -> str:
     """The page as HTML. Every text from the runs is escaped."""
     environment = Environment(
         loader=PackageLoader("istd.report", "."),
@@ -59,6 +62,8 @@ def render_report(runs: Sequence[RunSummary], title: str = "istd report") -> str
         curves=_curves(runs),
         settings=[key for key in settings if key not in differ],
         differ=differ,
+        command=command,
+        code=code_version(),
     )
 
 

@@ -88,6 +88,7 @@ def test_labels_of_a_store_with_data(istd: Istd, store: LabelStore, tmp_path: Pa
     report = tmp_path / "report"
     assert {path.name for path in report.iterdir()} == {
         "versions.csv",
+        "provenance.json",
         "gallery.png",
         "evolution.gif",
         "iou.png",
@@ -120,7 +121,7 @@ def test_labels_of_a_run_know_their_data(istd: Istd, store: LabelStore, tmp_path
     code, text = istd("labels", run, "--image", "train_00001", "--no-gif", "--columns", 2)
     assert code == 0, text
     names = {path.name for path in (run / "label-report").iterdir()}
-    assert names == {"versions.csv", "gallery.png", "iou.png"}
+    assert names == {"versions.csv", "provenance.json", "gallery.png", "iou.png"}
 
 
 def test_labels_without_data_are_a_table(istd: Istd, store: LabelStore) -> None:
@@ -128,7 +129,8 @@ def test_labels_without_data_are_a_table(istd: Istd, store: LabelStore) -> None:
     assert code == 0, text
     assert "give --data" in text
     assert "IoU" not in text
-    assert [path.name for path in (store.path.parent / "label-report").iterdir()] == ["versions.csv"]
+    written = {path.name for path in (store.path.parent / "label-report").iterdir()}
+    assert written == {"versions.csv", "provenance.json"}
 
 
 def test_labels_refuses(istd: Istd, store: LabelStore, tmp_path: Path) -> None:

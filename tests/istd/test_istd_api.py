@@ -21,7 +21,7 @@ SIGNATURES: dict[Callable[..., Any], str] = {
     data.write_points: "path points",
     data.register_folder_layout: "name tree detect parts fallback",
     doctor.diagnose: "path layout mask_threshold scenes progress",
-    engine.Trainer: "config out resume console",
+    engine.Trainer: "config out resume console command",
     engine.load_detector: "path role device vfm backbone",
     engine.Detector.logits: "self image role",
     engine.predict_images: "detector paths out options device progress",
