@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 
 from . import options as opt
 from .resuming import resume as resume_run
@@ -101,10 +104,21 @@ def _parse_settings(settings: list[str], config: Any) -> dict[str, Any]:
 
 
 def _list_settings(console: Console, config: Any) -> None:
-    """Every setting with the value it has in `config`, which is the preset of its method."""
+    """Every setting with its meaning, and the value it has in `config`: the preset of its method."""
     from ..engine.config import setting_choices
 
+    meanings = _meanings(inspect.cleandoc(config.__doc__))
     for item in dataclasses.fields(config):
         value = "required" if item.default is dataclasses.MISSING else getattr(config, item.name)
         choices = " | ".join(map(str, setting_choices(item.name))) or str(item.type)
         console.print(f"[bold]{item.name}[/bold] = {value}  [dim]{escape(choices)}[/dim]")
+        if item.name in meanings:
+            console.print(Padding(escape(meanings[item.name]), (0, 0, 0, 4)), highlight=False)
+
+
+def _meanings(docstring: str) -> dict[str, str]:
+    """What a docstring says of fields, in lines `name, name: text` that are indented once, then twice."""
+    found = {}
+    for names, text in re.findall(r"^ {4}(\w+(?:, \w+)*): (.+(?:\n {8}.+)*)", docstring, re.MULTILINE):
+        found.update(dict.fromkeys(names.split(", "), " ".join(text.split()).replace("`", "")))
+    return found

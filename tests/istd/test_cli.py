@@ -84,6 +84,8 @@ def test_defaults_shown_are_the_ones_used(istd):
     code, text = istd("train", "--set", "help")
     assert code == 0
     assert "label_init = levels" in text
+    assert "decay of the moving average of the weights" in " ".join(text.split())
+    assert text.count("as published, or") == 1  # of label_fall alone
     code, text = istd("train", "--method", "lesps", "--set", "help")
     assert code == 0
     assert "label_init = points" in text
