@@ -101,19 +101,21 @@ def fitting(path: Path) -> Iterator[None]:
 
 
 def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
-    """Refuse to go on with other data or weights than the run began with.
+    """Refuse to go on with other images, masks, points, splits or weights than the run began with.
+
+    States of earlier versions may not say something that is compared now.
 
     Raises:
         CheckpointError: names what differs.
     """
-    different = [key for key, value in now.items() if saved[key] != value]
+    different = [key for key, value in now.items() if saved.get(key, value) != value]
     if different:
         raise CheckpointError(
             "the run was trained on other data or with another frozen model",
             where=where,
             found=", ".join(f"{key} {now[key]}" for key in different),
             expected=", ".join(f"{key} {saved[key]}" for key in different),
-            fix="put the images, splits and weights back as they were, or start a new run",
+            fix="put images, masks, points, splits and weights back as they were, or start a new run",
         )
 
 

@@ -156,6 +156,7 @@ class Trainer:
                 found=f"training images without masks in {config.data}",
                 fix="use --method lesps, pal or semantic-prior, which train from points",
             )
+        self.data_hash = self.corpus.dataset.content_hash()
         self.selection = selection_rule(config, self.corpus)
         self.vfm = build_vfm(config, self.device)
         seed_torch(config.seed, "model")
@@ -365,6 +366,7 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         """What a resumed run must find as it was."""
         return {
+            "data_hash": self.data_hash,
             "split_hash": self.corpus.split_hash,
             "mean": self.corpus.mean,
             "std": self.corpus.std,

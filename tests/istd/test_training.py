@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from fault_compare import assert_same
@@ -352,13 +354,27 @@ def test_a_failed_start_leaves_the_folder_free(tmp_path, data):
     assert Trainer(config(data, epochs=1), tmp_path / "run").fit()["seed"] == 0
 
 
+class Moved(SyntheticDataset):
+    """Its points are a pixel further to the right, where there is room."""
+
+    def _read(self, name):
+        record = super()._read(name)
+        points = np.minimum(record.points + np.array([0, 1]), np.array(record.image.shape) - 1)
+        return replace(record, points=points)
+
+
 def test_a_run_is_not_resumed_on_other_data(tmp_path, data):
     path = tmp_path / "data.h5"
     path.write_bytes(data.read_bytes())
     Trainer(config(path, epochs=1, method="full"), tmp_path / "run").fit()
-    pack(SyntheticDataset(num_train=10, num_val=4, num_test=4, size=(40, 48), seed=4), path)
-    with pytest.raises(CheckpointError, match="other data"):
-        Trainer(None, tmp_path / "run", resume=True).fit()
+    others = {
+        "mean": SyntheticDataset(10, 4, 4, (40, 48), seed=4),
+        "data_hash": Moved(10, 4, 4, (40, 48), seed=3),
+    }
+    for named, other in others.items():
+        pack(other, path)
+        with pytest.raises(CheckpointError, match=rf"other data(.|\n)*{named}"):
+            Trainer(None, tmp_path / "run", resume=True).fit()
 
 
 def test_training_leaves_torch_as_it_was(tmp_path, data):
