@@ -29,12 +29,15 @@ class Probe:
 
     Args:
         path: where records go, one JSON object a line.
-        count: how many visits of the run to look at, spread evenly.
+        count: about how many visits of the run to look at: every n-th one.
         steps: T of the exact ones.
     """
 
     def __init__(self, path: Path, count: int, steps: Sequence[int]) -> None:
         self._path = path
+        if path.exists():  # a line that a kill cut off would swallow the next one
+            log = JsonLines(path)
+            log.cut(log.count)
         self._count = count
         self._steps = tuple(steps)
         self._epoch = -1

@@ -26,6 +26,7 @@ from detection.cli import run as run_command
 from detection.options import parse_settings, spread_values
 from detection.pool import Limits
 from detection.presets import Preset
+from detection.probe import Probe, read_probes
 from detection.report import make_report, write_report
 from detection.small_unet import SmallUNet
 from detection.store import CellFolder, Store, read_json
@@ -34,6 +35,7 @@ from detection.worker import make_cell
 from istd.data import SyntheticDataset, pack
 from istd.engine import RunFolder, load_state
 from istd.engine import results as results_module
+from istd.engine.run_folder import JsonLines
 from istd.errors import CheckpointError, ConfigError
 
 TINY = Preset(
@@ -318,6 +320,14 @@ def test_probes_are_averaged_over_a_run_first() -> None:
     assert found["cosine_1"] == [0.5, 0.2]
     assert found["hypergradient_mb"] == [3.0, 3.0]
     assert "ihvp_residual" not in found
+
+
+def test_a_line_that_a_kill_cut_off_costs_that_one_alone(tmp_path: Path) -> None:
+    path = tmp_path / "probes.jsonl"
+    path.write_text('{"epoch": 0}\n{"epoch": 2, "exa')
+    Probe(path, 2, (1,))
+    JsonLines(path).append({"epoch": 2})
+    assert read_probes(path) == [{"epoch": 0}, {"epoch": 2}]
 
 
 def test_an_ablation_has_a_line_for_each_value() -> None:
