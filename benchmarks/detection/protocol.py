@@ -33,6 +33,7 @@ def protocol(results: Sequence[Result], command: str) -> list[str]:
         "Steps: " + ", ".join(f"{row} {count} ({epochs} epochs)" for row, count, epochs in steps)
         + f"; crops of {config('crop')}, batches of {config('batch_size')}, {config('optimizer')}, "
         f"lr {config('lr')} ({config('lr_schedule')}), precision {config('precision')}, ema {config('ema')}.",
+        *_labels(good),
         "The teacher's frozen model: " + ("; ".join(sorted(vfms)) or "not used") + ".",
         f"Threads {_all(good, lambda one: one['threads'])}, device {_all(good, lambda one: one['device'])}, "
         f"{_all(good, lambda one: one['machine']['processor'])}; load when the cells began "
@@ -42,6 +43,20 @@ def protocol(results: Sequence[Result], command: str) -> list[str]:
         + _all(good, lambda one: _code(one["code"])) + ".",
         f"Command: `{command}`.",
     ]  # fmt: skip
+
+
+def _labels(results: Iterable[Result]) -> list[str]:
+    """How labels start, and by whose masks the defaults of the starts were chosen; nothing without labels."""
+    starts = {one["recipe"]["row"]: one["labels"]["init"] for one in results if one.get("labels")}
+    chosen = {
+        "levels": "`levels` by those of SIRST v1's training split",
+        "contrast": "`contrast` by those of all of SIRST v1",
+    }
+    used = [text for start, text in chosen.items() if start in starts.values()]
+    sentence = "First labels: " + ", ".join(f"{row} {start}" for row, start in sorted(starts.items()))
+    if used:
+        sentence += ". Masks once chose the defaults of the starts, " + ", ".join(used)
+    return [sentence + "."] if starts else []
 
 
 def _all(results: Iterable[Result], get: Callable[[Result], Any]) -> str:

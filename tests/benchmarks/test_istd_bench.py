@@ -27,6 +27,7 @@ from detection.options import parse_settings, spread_values
 from detection.pool import Limits
 from detection.presets import Preset
 from detection.probe import Probe, read_probes
+from detection.protocol import _labels
 from detection.report import make_report, write_report
 from detection.small_unet import SmallUNet
 from detection.store import CellFolder, Store, read_json
@@ -320,6 +321,13 @@ def test_probes_are_averaged_over_a_run_first() -> None:
     assert found["cosine_1"] == [0.5, 0.2]
     assert found["hypergradient_mb"] == [3.0, 3.0]
     assert "ihvp_residual" not in found
+
+
+def test_the_protocol_says_whose_masks_chose_how_labels_start() -> None:
+    masks, points = {"recipe": {"row": "full"}}, {"recipe": {"row": "pal"}, "labels": {"init": "levels"}}
+    (said,) = _labels([masks, points])
+    assert ("pal levels" in said, "SIRST v1's training split" in said, "contrast" in said) == (True, True, False)
+    assert _labels([masks]) == []
 
 
 def test_a_line_that_a_kill_cut_off_costs_that_one_alone(tmp_path: Path) -> None:
