@@ -77,7 +77,7 @@ def left_by(out: Path) -> dict[str, object]:
     folder = RunFolder(out)
     results = json.loads(folder.results.read_text())
     state = load_state(folder.checkpoint, kind="run")
-    del results["seconds"], results["sha256"], state["position"]["seconds"]
+    del results["seconds"], results["sha256"], results["code"], state["position"]["seconds"]
     log = [{key: value for key, value in line.items() if key != "seconds"} for line in read_lines(folder.log)]
     store = LabelStore.open(folder.labels)
     versions = {

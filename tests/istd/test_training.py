@@ -58,7 +58,8 @@ def fingerprint(root: Path):
     """Everything that must not depend on having been stopped."""
     folder = RunFolder(root)
     results = json.loads(folder.results.read_text())
-    del results["seconds"], results["sha256"]
+    for key in ("seconds", "sha256", "command", "code", "machine"):  # how it came about, not what
+        del results[key]
     log = [{key: value for key, value in line.items() if key != "seconds"} for line in read_lines(folder.log)]
     state = load_state(folder.checkpoint, kind="run")
     state["position"].pop("seconds")
