@@ -81,7 +81,7 @@ def soft_boundary_label(
     peak: Tensor,
     fraction: Tensor,
     support: Tensor,
-    softness: float = 0.1,
+    softness: float = 0.03,
 ) -> Tensor:
     """σ((I − [B + f·(P − B)]) / (softness·(P − B))) on the support of a target, 0 elsewhere.
 
