@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,9 +19,13 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from common.command import shown_command
+from common.machine import load
 from rich.console import Console
 from rich.table import Table
 
+from istd._files import write_json
+from istd._provenance import provenance
 from istd.data import SyntheticDataset, pack
 from istd.engine import TrainConfig, Trainer, load_corpus
 from istd.engine.batches import open_stream
@@ -42,9 +47,18 @@ def main(
     epochs: Annotated[int, typer.Option(help="Length of the runs to compare; 0 times steps only.")] = 10,
     seeds: int = 2,
     size: Annotated[int, typer.Option(help="Side of generated images.")] = 192,
+    out: Annotated[Path | None, typer.Option(help="A .json file for the tables.")] = None,
 ) -> None:
     """Print three tables: time of a step, how far the maps are apart, and what training comes to."""
     console = Console()
+    tables: list[Table] = []
+
+    def show(table: Table) -> None:
+        tables.append(table)
+        console.print(table)
+
+    typed = shown_command("vfm_cache_bench.py", sys.argv[1:], threads=torch.get_num_threads())
+    now = {**provenance(typed), "load": load()}
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("ISTD_CACHE", f"{folder}/cache")
         if not data:
@@ -55,11 +69,15 @@ def main(
         common |= {"crop": crop, "batch_size": batch_size, "epochs": max(epochs, 1), "hypergradient": "off"}
         common |= {"lr": 2e-3, "lr_schedule": "cosine"}
         runs = {mode: Run(TrainConfig(**{**common, "vfm_cache": mode})) for mode in MODES}
-        console.print(_times(runs, steps))
-        console.print(_distances(runs, steps))
+        show(_times(runs, steps))
+        show(_distances(runs, steps))
         if epochs:
             configs = {mode: run.config for mode, run in runs.items()}
-            console.print(_results(configs, seeds, Path(folder)))
+            show(_results(configs, seeds, Path(folder)))
+        if out is not None:
+            settings = {**common, "data": Path(data).name, "seeds": list(range(seeds)), "steps": steps}
+            content = {**now, "settings": settings, "split_hash": runs["off"].split_hash}
+            write_json(out, {**content, "tables": [_data(table) for table in tables]})
 
 
 class Run:
@@ -69,6 +87,7 @@ class Run:
         self.config = config
         device = torch.device("cpu")
         corpus = load_corpus(config, device)
+        self.split_hash = corpus.split_hash
         if corpus.train.masks is None:
             raise typer.BadParameter("give a dataset with masks", param_hint="--data")
         self.vfm = build_vfm(config, device)
@@ -85,6 +104,13 @@ class Run:
             for one in (config, plain)
         )
         self.method = SemanticPrior(config, model, 1)
+
+
+def _data(table: Table) -> dict[str, Any]:
+    """A table as plain values."""
+    columns = [str(column.header) for column in table.columns]
+    rows = zip(*(column.cells for column in table.columns), strict=True)
+    return {"title": str(table.title), "rows": [dict(zip(columns, row, strict=True)) for row in rows]}
 
 
 def _times(runs: dict[str, Run], steps: int) -> Table:

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from istd import _provenance
 
-def machine() -> dict[str, Any]:
-    """Versions, processor, load, and the environment variables that change speed."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "load": load(),
-        "environment": {
-            key: value
-            for key, value in sorted(os.environ.items())
-            if key.startswith(("OMP_", "MKL_", "KMP_", "MALLOC_", "GLIBC_TUNABLES"))
-        },
-    }
+
+def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What every file of results says of a machine, and how busy it is now."""
+    return {**_provenance.machine(device), "load": load()}
 
 
 def load() -> float | None:
@@ -41,12 +29,3 @@ def load_warning(loads: Iterable[float | None]) -> str:
     return (
         f"The machine was not idle when a run began that took times (load {worst:.1f}): they are unreliable."
     )
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())

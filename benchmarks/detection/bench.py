@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from common.machine import load, load_warning
 from rich.console import Console
 from rich.markup import escape
 
+from istd._provenance import code_version
 from istd.engine import RunFolder
 
 from .cells import Base, Cell
@@ -53,7 +53,6 @@ class Bench:
         self._command = command
         self._cell_command = cell_command
         self._console = console
-        self._code = _code()
 
     def run(
         self, cells: Sequence[Cell], *, only: Sequence[str] = ("*",), limit: int = 0, fresh: bool = False
@@ -153,7 +152,7 @@ class Bench:
         return (self._store.load(cell) or {}).get("status") == "ok"
 
     def _about(self, cell: Cell) -> dict[str, Any]:
-        return {"command": self._cell_command(cell), "code": self._code}
+        return {"command": self._cell_command(cell), "code": code_version()}
 
 
 def _line(result: Result) -> str:
@@ -164,19 +163,3 @@ def _line(result: Result) -> str:
     scores = result["metrics"].get("test", {}).get("student")
     iou = "" if scores is None else f"test IoU {100 * scores['iou']:.1f}  "
     return f"{label}: {iou}[dim]{result['usage_total']['seconds']:.0f} s[/dim]"
-
-
-def _code() -> dict[str, Any]:
-    """The commit of this checkout, and whether files differ from it; unknown outside of git."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return {
-            "commit": git("rev-parse", "HEAD"),
-            "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
-        }
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from common.command import shown_command
 from rich.console import Console
 from rich.markup import escape
 
@@ -103,7 +104,7 @@ def bench(
         out=out,
         base=base,
         limits=Limits(jobs or default_jobs(threads, on_gpu), threads, timeout, int(memory_limit * 1e9)),
-        command=_command(sys.argv[1:]),
+        command=shown_command("istd_bench.py", sys.argv[1:]),
         cell_command=lambda cell: _cell_command(preset, data, settings or [], threads, cell),
         console=console,
     )
@@ -163,15 +164,6 @@ def _numbers(seeds: list[str]) -> list[int]:
     if wrong:
         raise ConfigError("--seeds takes numbers from 0 on", found=", ".join(wrong))
     return [int(seed) for seed in seeds]
-
-
-def _command(arguments: Sequence[str]) -> str:
-    """The command as it can be shown: without the paths of this machine."""
-    words = list(arguments)
-    for option, stand_in in (("--data", "DATA"), ("--out", "OUT")):
-        if option in words[:-1]:
-            words[words.index(option) + 1] = stand_in
-    return shlex.join(["python", "benchmarks/istd_bench.py", *words])
 
 
 def _cell_command(preset: str, data: str, settings: list[str], threads: int, cell: Cell) -> str:

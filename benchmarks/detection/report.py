@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from istd._files import write_json, write_text
+from istd._provenance import provenance
 
 from . import aggregate, tables
 from .protocol import protocol
@@ -59,7 +60,7 @@ def make_report(results: Sequence[Result], command: str, left_out: int) -> Repor
     shown += [tables.published_table(lines), tables.failures(results)]
     data = {
         "protocol": sentences,
-        "command": command,
+        **provenance(command),
         "lines": [line.to_dict() for line in lines],
         "groups": groups,
         "ablations": {name: [line.to_dict() for line in of_axis] for name, of_axis in axes.items()},

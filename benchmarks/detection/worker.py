@@ -21,7 +21,7 @@ from hypergradient.memory import limit_memory
 from rich.console import Console
 
 from istd._files import write_json
-from istd.engine import RunFolder, TrainConfig, read_lines, tune_allocator
+from istd.engine import RunFolder, TrainConfig, choose_device, read_lines, tune_allocator
 from istd.errors import IstdError
 
 from . import small_unet
@@ -42,11 +42,11 @@ _CURVES = {
 def make_cell(folder: CellFolder, job: dict[str, Any]) -> Result:
     """Train and measure the cell of `job`; what `cell.json` is to hold.
 
-    The result has "status" ("ok"), all of `job` (the request, the recipe, its places, the command, versions
-    of the code), the run's own results, "groups", "curves" [[epoch, value], …], "probes", "usage" until the
+    The result has "status" ("ok"), the run's own results, all of `job` (the request, the recipe, its places,
+    the command of this cell, the commit), "groups", "curves" [[epoch, value], …], "probes", "usage" until the
     end of the training, "usage_total", and the machine.
     """
-    started = machine()
+    started = machine(choose_device(job["request"]["config"]["device"]))
     request = job["request"]
     probe = Probe(folder.probes, **request["probe"]) if request["probe"] else None
     usage = Usage(folder.usage, probe)
@@ -63,8 +63,8 @@ def make_cell(folder: CellFolder, job: dict[str, Any]) -> Result:
     return {
         "status": "ok",
         "reason": "",
-        **job,
         **{name: value for name, value in results.items() if name != "config"},
+        **job,
         "groups": trainer.group_scores(),
         "curves": curves(RunFolder(folder.run).log),
         "probes": read_probes(folder.probes),
@@ -73,7 +73,6 @@ def make_cell(folder: CellFolder, job: dict[str, Any]) -> Result:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "steps": trainer.config.epochs * trainer.steps_per_epoch(),
         "machine": started,
-        "threads": torch.get_num_threads(),
     }
 
 

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common.machine import load_warning, machine
+from common.command import shown_command
+from common.machine import load, load_warning
 from rich.console import Console
+
+from istd._provenance import provenance
 
 from .driver import Driver, Settings, all_methods
 from .memory import available_memory
@@ -60,8 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     if options.threads and not options.isolate:
         torch.set_num_threads(options.threads)
-    now = machine()
-    shown = {**asdict(settings), "torch": torch.__version__, "python": now["python"]}
+    typed = shown_command("hypergradient_bench.py", sys.argv[1:] if arguments is None else arguments)
+    now = {**provenance(typed), "load": load()}
+    shown = {**asdict(settings), "torch": torch.__version__, "python": now["versions"]["python"]}
     # What memory happens to be free is no reason to measure again.
     kept = {key: value for key, value in shown.items() if key not in ("memory_limit", "timeout")}
     store = Store(options.out / "cells", kept)

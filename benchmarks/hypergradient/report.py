@@ -80,7 +80,7 @@ def write_json(
 ) -> None:
     """Everything as data."""
     content = {
-        "machine": now,
+        **now,
         "unreliable": load_warning(row.load for row in rows if row.rounds),
         "settings": settings,
         "rows": [row.as_dict() for row in rows],
@@ -94,7 +94,9 @@ def write_markdown(
 ) -> None:
     """Everything as a page."""
     lines = ["# Hypergradient benchmark", ""]
-    lines += [f"torch {now['torch']}, Python {now['python']}, {now['processor']}, {now['cores']} cores; "]
+    machine, versions = now["machine"], now["versions"]
+    lines += [f"torch {versions['torch']}, Python {versions['python']}, {machine['processor']},"]
+    lines += [f"{machine['cores']} cores; commit {now['code']['commit'] or 'unknown'}; `{now['command']}`; "]
     lines += ["settings: " + ", ".join(f"{key} {value}" for key, value in settings.items()) + ".", ""]
     warning = load_warning(row.load for row in rows if row.rounds)
     if warning:

@@ -13,9 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from common.command import shown_command
+from common.machine import load
 from hypergradient.store import write
 
-from istd.engine import versions
+from istd._provenance import provenance
 
 from .reference import REFERENCE_PARTS, missing_part
 from .report import BUSY, Cell, Line, write_results
@@ -68,10 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "seed": options.seed,
     }
     allocators = ["default", "tuned"] if options.allocator == "both" else [options.allocator]
-    machine = _machine()
-    cores = os.cpu_count() or 1
-    if machine["load"] > BUSY * cores:
-        print(f"The load of this machine is {machine['load']:.2f}: times will scatter.")
+    typed = shown_command("speed_bench.py", sys.argv[1:] if arguments is None else arguments)
+    now, cores = {**provenance(typed, options.device), "load": load()}, os.cpu_count() or 1
+    if (now["load"] or 0.0) > BUSY * cores:
+        print(f"The load of this machine is {now['load']:.2f}: times will scatter.")
     cells: list[Cell] = []
     found: list[Line] = []
     for name in options.only:
@@ -83,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 cell = _measure(name, allocator, settings, options.timeout)
                 write(path, json.dumps({"settings": settings, "cell": asdict(cell)}))
             cells.append(cell)
-            found = write_results(options.out, cells, settings, machine, cores)
+            found = write_results(options.out, cells, settings, now, cores)
     print((options.out / "results.md").read_text(encoding="utf-8"))
     failed = any(cell.status != "ok" for cell in cells)
     return 1 if failed or any(line.equal is False for line in found) else 0
@@ -128,18 +130,6 @@ def _kept(path: Path, settings: dict[str, Any]) -> Cell | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return cell if content["settings"] == settings and cell.status == "ok" else None
-
-
-def _machine() -> dict[str, Any]:
-    cpu = "unknown CPU"
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                cpu = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
-    return {"cpu": cpu, "cores": os.cpu_count(), "load": os.getloadavg()[0], **versions()}
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -146,26 +146,30 @@ def _shipped(found: list[Line]) -> None:
 
 
 def write_results(
-    out: Path, cells: list[Cell], settings: dict[str, Any], machine: dict[str, Any], cores: int
+    out: Path, cells: list[Cell], settings: dict[str, Any], now: dict[str, Any], cores: int
 ) -> list[Line]:
-    """Write results.json and results.md; the lines of the table."""
+    """Write results.json and results.md; the lines of the table. `now`: provenance, and the load."""
     found = lines(cells, settings["batch"], settings["device"])
+    # Paths of this machine are nobody's business.
+    settings = {**settings, **{key: Path(settings[key]).name for key in ("data", "reference")}}
     content = {
-        "machine": machine,
+        **now,
         "settings": settings,
         "lines": [asdict(line) for line in found],
         "cells": [asdict(cell) for cell in cells],
     }
     write(out / "results.json", json.dumps(content, indent=1))
-    write(out / "results.md", markdown(found, cells, settings, machine, cores))
+    write(out / "results.md", markdown(found, cells, settings, now, cores))
     return found
 
 
 def markdown(
-    found: list[Line], cells: list[Cell], settings: dict[str, Any], machine: dict[str, Any], cores: int
+    found: list[Line], cells: list[Cell], settings: dict[str, Any], now: dict[str, Any], cores: int
 ) -> str:
     """The table, one part per allocator setting, and what it was measured on."""
-    text = ["# Speed", "", "; ".join(f"{key}: {value}" for key, value in {**machine, **settings}.items()), ""]
+    about = {**now["machine"], "load": now["load"], **now["versions"], **now["code"], **settings}
+    text = ["# Speed", "", f"`{now['command']}`", ""]
+    text += ["; ".join(f"{key}: {value}" for key, value in about.items()), ""]
     for allocator in dict.fromkeys(line.allocator for line in found):
         text += [f"## Allocator: {allocator}, on both sides", ""]
         text += [

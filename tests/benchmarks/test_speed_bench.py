@@ -20,6 +20,9 @@ from speed.images import load_images
 from speed.report import EPOCH_ON_GPU, Cell, lines, markdown
 from speed.timing import Contest, Row, run
 
+from istd._provenance import provenance
+
+NOW = {**provenance("speed_bench.py"), "load": 0.0}
 JOB = {"repeats": 3, "budget": 60.0, "device": "cpu"}
 
 
@@ -85,7 +88,7 @@ def test_other_work_has_no_ratio_and_unequal_results_are_shown() -> None:
     found = lines(cells, 8, "cpu")
     assert found[0].ratio is None
     assert found[1].equal is False
-    text = markdown(found, cells, {}, {}, cores=2)
+    text = markdown(found, cells, {}, NOW, cores=2)
     assert "NOT equal" in text
     assert "failed: inner (default): code 1: out of luck" in text
     assert "the load was 9.00 before outer" in text
@@ -99,7 +102,7 @@ def test_the_share_of_the_ceiling_is_counted_and_shown() -> None:
     assert found.gflop == pytest.approx(3 * 2 * 32 * 32 * 48 / 1e9)
     assert found.fraction == pytest.approx(found.gflop / (found.ms / 1e3) / 10.0)
     ceiling = Ceiling({"float32": 100.0, "bfloat16": 400.0}, 8.0, [found])
-    text = markdown([], [Cell("ceiling", "tuned", ceiling=asdict(ceiling))], {}, {}, cores=2)
+    text = markdown([], [Cell("ceiling", "tuned", ceiling=asdict(ceiling))], {}, NOW, cores=2)
     assert "100 GFLOP/s in float32, 400 GFLOP/s in bfloat16; a large copy: 8 GB/s" in text
     assert "| a product | float32 |" in text
 
