@@ -1,6 +1,7 @@
 """Files that were damaged on the disk: named, or read as what was written; never another answer.
 
-`ISTD_DAMAGES` is how many damages are tried on each kind of file (20 unless it is set).
+`ISTD_DAMAGES` is how many damages are tried on each kind of file (20 unless it is set), `ISTD_DAMAGES_SEED`
+which ones (0).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from istd.report.collect import read_run
 from istd.targets import ImageTargets, list_targets
 
 TRIES = int(os.environ.get("ISTD_DAMAGES", "20"))
+SEED = int(os.environ.get("ISTD_DAMAGES_SEED", "0"))
 SECTOR = 512
 
 
@@ -77,7 +79,7 @@ def try_damages(
     good, expected = path.read_bytes(), read()
     refused = 0
     for number in range(TRIES):
-        data = damaged(good, np.random.default_rng([number, len(good)]))
+        data = damaged(good, np.random.default_rng([number, len(good), SEED]))
         path.write_bytes(data)
         try:
             with bounded_memory():
@@ -241,7 +243,7 @@ def test_answers(tmp_path: Path) -> None:
         return [log.find(answer.name, source) or answer for answer in answers]
 
     for number in range(TRIES):
-        data = damaged(good, np.random.default_rng(number))
+        data = damaged(good, np.random.default_rng([number, SEED]))
         named = True
         try:
             found = read()
@@ -275,7 +277,7 @@ def test_cached_hidden_maps_are_made_again(tmp_path: Path) -> None:
     path = cache.path(image)
     expected, good = cache.compute(image), path.read_bytes()
     for number in range(TRIES):
-        path.write_bytes(damaged(good, np.random.default_rng(number)))
+        path.write_bytes(damaged(good, np.random.default_rng([number, SEED])))
         with bounded_memory():
             found = cache.window(image, path, 0, 0, *expected.shape[2:])
         assert torch.equal(found, expected), f"damage {number}"
