@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from istd.data import Dataset, ImageSet, Record
 from istd.engine import TrainConfig
 from istd.engine.corpus import Corpus
 from istd.engine.label_state import describe_trusted, resume_labels, start_labels, update_labels
+from istd.engine.methods import Full
 from istd.engine.trusted import draw_trusted
 from istd.errors import ConfigError, DataError
 from istd.labels import LevelsSettings, calibrate
@@ -145,6 +147,8 @@ def test_trusting_what_is_not_there_is_refused(tmp_path: Path) -> None:
         start_labels(tmp_path / "l.h5", corpus(), config(trusted_masks=13), CPU)
     with pytest.raises(ConfigError, match="trusts all masks"):
         config(method="full", trusted_masks=3)
+    with pytest.raises(ConfigError, match="trains on all masks"):  # whatever its name
+        Full(config(trusted_masks=3), nn.Conv2d(1, 1, 1))
 
 
 def test_calibration_of_levels_follows_the_annotator() -> None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from ...errors import ConfigError
 from ...losses import task_loss
 from ..batches import TrainBatch
 from ..config import TrainConfig
@@ -24,6 +25,9 @@ class Method(abc.ABC):
         has_teacher: whether the model is teacher and student (`TeacherStudent`) or the plain backbone.
         uses_clusters: whether training images are clustered; else all are of one cluster.
         has_outer_problem: whether `outer_step` is called.
+
+    Raises:
+        ConfigError: the run trusts some masks, and the method trains on all.
     """
 
     supervision: ClassVar[Literal["masks", "points"]]
@@ -33,6 +37,12 @@ class Method(abc.ABC):
     has_outer_problem: bool = False
 
     def __init__(self, config: TrainConfig, model: nn.Module) -> None:
+        if config.trusted_masks and self.supervision == "masks":
+            raise ConfigError(
+                f"{type(self).__name__} trains on all masks, so there are none to trust beside",
+                found=f"trusted_masks={config.trusted_masks}",
+                fix="leave trusted_masks out",
+            )
         self.config = config
         self.model = model
 
