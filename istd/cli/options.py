@@ -98,7 +98,8 @@ Resume = Annotated[
     bool,
     typer.Option(
         "--resume",
-        help="Go on with the run in --out from its last checkpoint; its own configuration counts.",
+        help="Go on with the run in --out from its last checkpoint; its own configuration counts. --data, "
+        "--vfm and --device may be given anew if the run has moved.",
         rich_help_panel="Where",
     ),
 ]

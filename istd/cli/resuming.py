@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ def resume(
 ) -> Trainer:
     """The trainer of the run in `out`.
 
+    What says where things lie and run may be given anew, for a run that has moved, and is kept.
+
     Args:
         context: of the command; tells which options were typed.
         out: the run folder.
@@ -30,10 +33,11 @@ def resume(
         settings: the same for settings that were typed in another way.
 
     Raises:
-        ConfigError: an option was typed that differs from the run's configuration.
-        CheckpointError: there is no run.
+        ConfigError: an option was typed that differs from the run's configuration and may not.
+        CheckpointError: there is no run, or another process trains it.
     """
     from ..engine import Trainer
+    from ..engine.run_state import MAY_CHANGE
     from ..errors import ConfigError
 
     trainer = Trainer(None, out, resume=True, console=console)
@@ -41,13 +45,17 @@ def resume(
     typed |= settings or {}
     config = trainer.config
     different = {name: value for name, value in typed.items() if getattr(config, name) != value}
-    if different:
+    fixed = [name for name in different if name not in MAY_CHANGE]
+    if fixed:
         raise ConfigError(
             "a resumed run keeps its configuration",
-            found=", ".join(f"{name}={value}" for name, value in different.items()),
-            expected=", ".join(f"{name}={getattr(config, name)}" for name in different),
+            found=", ".join(f"{name}={different[name]}" for name in fixed),
+            expected=", ".join(f"{name}={getattr(config, name)}" for name in fixed),
             fix="leave these options away, or start a new run in another --out",
         )
+    if different:
+        trainer.config = dataclasses.replace(config, **different)
+        trainer.folder.keep_config(trainer.config)
     return trainer
 
 

@@ -104,6 +104,18 @@ class RunFolder:
         write_json(self.config, config.to_dict())
         write_text(self.log, "")
 
+    def keep_config(self, config: TrainConfig) -> None:
+        """Put `config` in the place of that of the run that lies here, which can go on with it.
+
+        Raises:
+            CheckpointError: another process trains in the folder. WriteError: it cannot be written.
+        """
+        self.acquire()
+        try:
+            write_json(self.config, config.to_dict())
+        finally:
+            self.release()
+
     def read_config(self) -> TrainConfig:
         """The configuration of the run that lies here.
 

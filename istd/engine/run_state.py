@@ -18,6 +18,10 @@ LAYOUT = 3
 """Which parts the state has; one more whenever that changes."""
 
 
+MAY_CHANGE = ("data", "vfm", "vfm_cache_gb", "memory_gb", "device", "checkpoint_seconds")
+"""Settings that a resumed run may have others of: where things lie and run, since a run can move."""
+
+
 def previous_path(path: Path) -> Path:
     """Where the checkpoint before `path` is kept."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
@@ -122,16 +126,14 @@ def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], where: Path
 def check_config(saved: Mapping[str, Any] | None, now: Mapping[str, Any], where: Path) -> None:
     """Refuse to go on with another configuration than the run began with.
 
-    Where things lie and run may change, since a run can move to another machine. States of earlier versions
-    say nothing about it.
+    What is in `MAY_CHANGE` is not compared. States of earlier versions say nothing about the configuration.
 
     Raises:
         CheckpointError: names what differs: the file is damaged, or was edited.
     """
     if saved is None:
         return
-    free = ("data", "vfm", "vfm_cache_gb", "memory_gb", "device", "checkpoint_seconds")
-    different = [key for key in saved if key not in free and saved[key] != now.get(key)]
+    different = [key for key in saved if key not in MAY_CHANGE and saved[key] != now.get(key)]
     if different:
         raise CheckpointError(
             "the configuration is not the one that the run began with",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import json
+import shutil
 import subprocess
 import sys
 
@@ -137,6 +138,22 @@ def test_a_resumed_run_keeps_its_configuration(istd, trained):
     assert code == 2
     assert "crop=48" in text
     assert "batch_size" not in text
+
+
+def test_a_run_that_has_moved_is_told_where_its_data_are(istd, trained, data, tmp_path):
+    run, moved = tmp_path / "run", tmp_path / "moved.h5"
+    shutil.copytree(trained, run)
+    shutil.copy(data, moved)
+    before = (run / "config.json").read_text()
+    code, text = istd("train", "--resume", "--out", run, "--data", moved, "--set", "lr=9")
+    assert (code, "lr=9" in text, "moved" in text) == (2, True, False)
+    assert (run / "config.json").read_text() == before
+    code, text = istd("train", "--resume", "--out", run, "--data", moved, "--set", "checkpoint_seconds=60")
+    assert code == 0, text
+    kept = json.loads((run / "config.json").read_text())
+    assert kept == {**json.loads(before), "data": str(moved), "checkpoint_seconds": 60}
+    results = [json.loads((folder / "results.json").read_text()) for folder in (trained, run)]
+    assert results[0]["metrics"] == results[1]["metrics"]
 
 
 def test_eval_reports_both_and_agrees_with_the_run(istd, trained, tmp_path):
