@@ -11,6 +11,7 @@ import h5py
 
 _T = TypeVar("_T")
 _OLDEST = ("v110", "v110")
+CHUNK_CACHE = 2**20  # bytes for each data set; HDF5 itself takes 1 to 8 MiB, by version
 
 
 class SafeStream:
@@ -71,7 +72,7 @@ def writing(path: Path, mode: Literal["w", "r+"] = "w") -> Iterator[tuple[h5py.F
         sink = SafeStream(stream)
         try:
             # This format has checksums of its own structure too: HDF5 can crash on a damaged one without.
-            with h5py.File(sink, mode, libver=_OLDEST) as file:
+            with h5py.File(sink, mode, libver=_OLDEST, rdcc_nbytes=CHUNK_CACHE) as file:
                 yield file, sink
         except Exception:
             sink.check()

@@ -21,6 +21,7 @@ IMAGES_PER_CLUSTER = 2755 / 256
 
 _CONSTANT = 1e-10  # of a column's standard deviation, relative to its largest value
 _RESTARTS = 10
+_DISTANCES = 2**22  # between images and centres, held at once
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -163,5 +164,10 @@ def _centers(embedded: FloatArray, wanted: int, seed: int) -> FloatArray:
 
 def _nearest(embedded: FloatArray, centers: FloatArray) -> IntArray:
     """The nearest centre of each row, the first one at a tie, int64 [N]."""
-    distance = np.stack([((embedded - center) ** 2).sum(axis=1) for center in centers], axis=1)
-    return distance.argmin(axis=1).astype(np.int64)
+    nearest = np.empty(len(embedded), np.int64)
+    rows = max(1, _DISTANCES // len(centers))  # at once: all distances of many images do not fit in memory
+    for first in range(0, len(embedded), rows):
+        part = embedded[first : first + rows]
+        distance = np.stack([((part - center) ** 2).sum(axis=1) for center in centers], axis=1)
+        nearest[first : first + rows] = distance.argmin(axis=1)
+    return nearest

@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from .._hdf5 import CHUNK_CACHE
 from ..errors import DataError
 from ..ragged import size_tuple
 from ._imagefile import MAX_PIXELS
@@ -52,7 +53,7 @@ class PackedDataset(Dataset):
         path = Path(path)
         try:
             # Kept open: opening takes longer than reading an image.
-            self._file = h5py.File(path, "r")
+            self._file = h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE)
         except OSError as error:
             raise _damaged(path, error) from error
         try:

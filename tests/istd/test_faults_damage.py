@@ -216,7 +216,7 @@ def test_configurations(tmp_path: Path) -> None:
         return {
             key: value
             for key, value in now.items()
-            if key not in ("data", "vfm", "vfm_cache_gb", "device", "checkpoint_seconds")
+            if key not in ("data", "vfm", "vfm_cache_gb", "memory_gb", "device", "checkpoint_seconds")
         }
 
     try_damages(folder.config, read, checked=True)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from istd.errors import DataError
-from istd.ragged import RaggedImages
+from istd.ragged import LazySequence, RaggedImages
 
 SIZES = [(5, 7), (1, 1), (12, 3), (8, 8)]
 
@@ -130,3 +130,17 @@ def test_an_image_of_another_size_is_refused() -> None:
     _, ragged = make()
     with pytest.raises(DataError, match="another size"):
         ragged.set_image(0, np.zeros((7, 5)))
+
+
+def test_a_lazy_sequence_makes_its_items_when_they_are_asked_for() -> None:
+    asked: list[int] = []
+
+    def make(i: int) -> int:
+        asked.append(i)
+        return 10 * i
+
+    items = LazySequence(make, 5)
+    assert (len(items), items[-1], items[1:3], asked) == (5, 40, [10, 20], [4, 1, 2])
+    assert list(items) == [0, 10, 20, 30, 40]
+    with pytest.raises(IndexError):
+        items[5]

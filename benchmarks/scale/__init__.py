@@ -1,0 +1,1 @@
+"""Cost and memory against the size of the work; see `scale_bench.py`."""

@@ -1,0 +1,21 @@
+"""The cells of the benchmark. A new one, such as the cost against ranks, is a module with two functions."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from . import clusters, growth, sizes, steps
+from .rows import Job, Row
+
+
+class Cell(Protocol):
+    """One axis, or several that belong together."""
+
+    def jobs(self, quick: bool) -> list[Job]:
+        """What to measure, one process each; `quick` is a smoke test."""
+
+    def measure(self, job: Job) -> list[Row]:
+        """Measure one of them, in a process of its own."""
+
+
+CELLS: dict[str, Cell] = {"growth": growth, "sizes": sizes, "steps": steps, "clusters": clusters}
