@@ -5,15 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import TaskID
+
+from istd.engine.progress import new_progress
 
 from .cells import Cell
 
@@ -27,17 +21,7 @@ class Bars:
     """
 
     def __init__(self, console: Console, cells: list[Cell], begun: dict[str, int]) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            console=console,
-            transient=True,
-            speed_estimate_period=1800,
-        )
+        self._progress = new_progress(console, bar_width=24, speed_over=1800.0)
         self._cells = {cell.slug: cell for cell in cells}
         self._done = dict(begun)
         total = sum(cell.config["epochs"] for cell in cells)

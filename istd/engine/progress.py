@@ -17,6 +17,21 @@ from rich.progress import (
 )
 
 
+def new_progress(console: Console, *, bar_width: int = 40, speed_over: float = 30.0) -> Progress:
+    """Bars with counts, the time taken and the time left, told from the last `speed_over` seconds."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        speed_estimate_period=speed_over,
+    )
+
+
 class Bars:
     """One bar for the whole run and one for what is being done within it.
 
@@ -34,16 +49,7 @@ class Bars:
     ) -> None:
         self.console = console
         self.should_stop = should_stop
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        )
+        self._progress = new_progress(console)
         self._main = self._progress.add_task(title, total=total, completed=done)
         self._inner: TaskID | None = None
         self._inner_title = ""

@@ -7,6 +7,7 @@ with Single Point Supervision", ICCV 2025 (arXiv 2412.11154), the coarse outer c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from ..errors import ConfigError
 from ._checks import IntArray
 from ._initial import InitialLabels, register_initialization
+from ._point_windows import label_windows
 
 
 @dataclass(frozen=True)
@@ -52,25 +54,14 @@ def initialize_canny(
     image: npt.NDArray[np.uint8], points: IntArray, settings: CannySettings
 ) -> InitialLabels:
     """Fill the external Canny contour that contains each point; the point alone where there is none."""
-    height, width = image.shape
     half = settings.window // 2
-    mask = np.zeros(image.shape, np.float32)
-    succeeded = np.zeros(len(points), np.bool_)
-    for index, (y, x) in enumerate(points.tolist()):
-        top, left = max(y - half, 0), max(x - half, 0)
-        window = np.s_[top : min(y + half, height), left : min(x + half, width)]
-        region = _contour_region(image[window], (x - left, y - top), settings)
-        if region is not None:
-            mask[window][region > 0] = 1.0
-            succeeded[index] = True
-    mask[points[:, 0], points[:, 1]] = 1.0
-    return InitialLabels(mask, succeeded)
+    return label_windows(image, points, (half, half - 1), partial(_contour_region, settings=settings))
 
 
 def _contour_region(
-    window: npt.NDArray[np.uint8], point: tuple[int, int], settings: CannySettings
+    window: npt.NDArray[np.uint8], y: int, x: int, settings: CannySettings
 ) -> npt.NDArray[np.uint8] | None:
-    """The filled external contour of the edges that contains the point (x, y), if it is small enough."""
+    """The filled external contour of the edges that contains the point (y, x), if it is small enough."""
     window = np.ascontiguousarray(window)
     detail = cv2.subtract(window, cv2.GaussianBlur(window, (settings.blur, settings.blur), 0))
     edges = cv2.Canny(detail, settings.low, settings.high)
@@ -78,7 +69,7 @@ def _contour_region(
     edges = cv2.erode(cv2.dilate(edges, square), square)
     contours, _ = cv2.findContours(edges, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     for contour in contours:
-        if cv2.pointPolygonTest(contour, point, False) < 0:
+        if cv2.pointPolygonTest(contour, (x, y), False) < 0:
             continue
         if cv2.contourArea(contour) > settings.max_area:
             return None

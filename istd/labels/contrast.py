@@ -10,6 +10,7 @@ data at hand: where a few masks can be trusted, `calibrate` chooses the fraction
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from .._regions import BoolArray, label_mask
 from ..errors import ConfigError
 from ._checks import IntArray
 from ._initial import InitialLabels, register_initialization
+from ._point_windows import label_windows
 from ._window_checks import check_window
 
 _MAD_TO_SIGMA = 1.4826  # of a normal distribution
@@ -68,22 +70,9 @@ def initialize_contrast(
     image: npt.NDArray[np.uint8], points: IntArray, settings: ContrastSettings
 ) -> InitialLabels:
     """The local contrast region at each point; a small square where there is none."""
-    height, width = image.shape
     half = settings.window // 2
-    mask = np.zeros(image.shape, np.float32)
-    succeeded = np.zeros(len(points), np.bool_)
-    for index, (y, x) in enumerate(points.tolist()):
-        top, left = max(y - half, 0), max(x - half, 0)
-        window = np.s_[top : min(y + half + 1, height), left : min(x + half + 1, width)]
-        region = _contrast_region(image[window].astype(np.float32), y - top, x - left, settings)
-        if region is None:
-            r = settings.fallback_radius
-            mask[max(y - r, 0) : y + r + 1, max(x - r, 0) : x + r + 1] = 1.0
-        else:
-            mask[window][region] = 1.0
-            succeeded[index] = True
-    mask[points[:, 0], points[:, 1]] = 1.0
-    return InitialLabels(mask, succeeded)
+    label = partial(_contrast_region, settings=settings)
+    return label_windows(image, points, (half, half), label, settings.fallback_radius)
 
 
 @dataclass(frozen=True)
@@ -111,9 +100,10 @@ def local_contrast(
 
 
 def _contrast_region(
-    window: npt.NDArray[np.float32], y: int, x: int, settings: ContrastSettings
+    pixels: npt.NDArray[np.uint8], y: int, x: int, settings: ContrastSettings
 ) -> BoolArray | None:
     """The region at (y, x), or None where there is no contrast or no boundary inside the window."""
+    window = pixels.astype(np.float32)
     found = local_contrast(window, y, x, settings)
     if found is None:
         return None

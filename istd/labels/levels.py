@@ -14,6 +14,7 @@ median region.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -23,6 +24,7 @@ from .._regions import BoolArray
 from ..errors import ConfigError
 from ._checks import IntArray
 from ._initial import InitialLabels, register_initialization
+from ._point_windows import label_windows
 from ._reconstruct import FloatArray, reconstruct
 from ._window_checks import check_window
 
@@ -96,28 +98,18 @@ def initialize_levels(
     image: npt.NDArray[np.uint8], points: IntArray, settings: LevelsSettings
 ) -> InitialLabels:
     """Soft regions around the points; a small square where a point has no contrast or no boundary."""
-    height, width = image.shape
     half = settings.window // 2
-    mask = np.zeros(image.shape, np.float32)
-    succeeded = np.zeros(len(points), np.bool_)
-    for index, (y, x) in enumerate(points.tolist()):
-        top, left = max(y - half, 0), max(x - half, 0)
-        window = np.s_[top : min(y + half + 1, height), left : min(x + half + 1, width)]
-        label = _soft_region(image[window].astype(np.float32), y - top, x - left, settings)
-        if label is None:
-            r = settings.fallback_radius
-            mask[max(y - r, 0) : y + r + 1, max(x - r, 0) : x + r + 1] = 1.0
-        else:
-            np.maximum(mask[window], label, out=mask[window])
-            succeeded[index] = True
-    if not settings.soft:
-        mask = (mask > 0.5).astype(np.float32)
-    mask[points[:, 0], points[:, 1]] = 1.0
-    return InitialLabels(mask, succeeded)
+    found = label_windows(
+        image, points, (half, half), partial(_soft_region, settings=settings), settings.fallback_radius
+    )
+    return found if settings.soft else InitialLabels((found.mask > 0.5).astype(np.float32), found.succeeded)
 
 
-def _soft_region(window: FloatArray, y: int, x: int, settings: LevelsSettings) -> FloatArray | None:
+def _soft_region(
+    pixels: npt.NDArray[np.uint8], y: int, x: int, settings: LevelsSettings
+) -> FloatArray | None:
     """The probability of each pixel to belong to the target at (y, x); None where there is no target."""
+    window = pixels.astype(np.float32)
     r = settings.peak_radius
     top, left = max(y - r, 0), max(x - r, 0)
     near = window[top : y + r + 1, left : x + r + 1]
