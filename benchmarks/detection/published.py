@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .presets import PAL_PUBLISHED
+
 
 @dataclass(frozen=True)
 class Published:
@@ -18,7 +20,8 @@ class Published:
 PAPER = "Table 1 of arXiv 2605.14346, trained and tested on SIRST3"
 PAL_README = "README of PAL (ICCV 2025), trained and tested on SIRST v1, 213 / 214 images, centroid points"
 
-_ROWS = ("full", "lesps", "pal", "semantic-prior, teacher", "semantic-prior, student")
+# PAL's figures are of the start that it published: "pal" begins with ours.
+_ROWS = ("full", "lesps", PAL_PUBLISHED, "semantic-prior, teacher", "semantic-prior, student")
 
 _PAPER = {
     "alclnet": "79.20/82.01/96.81/15.23 29.12/40.52/68.57/34.33 51.11/59.49/91.43/30.18 "
