@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
+from .._provenance import code_version
 from ..data import distractors_of
 from ..errors import CheckpointError, ConfigError
 from ..metrics import MetricConvention
@@ -113,6 +114,7 @@ class Trainer:
 
     def _fit(self) -> dict[str, Any]:
         started = time.monotonic()
+        code_version()  # noted in the results: as it is now, whatever happens to the files during the run
         self.device = choose_device(self.config.device)
         with Bars(self.console, "setting up", 1, should_stop=self.stop) as bars:
             self._set_up(bars)
