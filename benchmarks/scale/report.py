@@ -243,6 +243,6 @@ def _bytes(size: float) -> str:
     if math.isnan(size):
         return ""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(size) >= factor:
+        if size >= factor:
             return f"{size / factor:.3g} {unit}"
     return f"{max(size, 0.0):.0f} B"
