@@ -66,5 +66,9 @@ class ConfigError(IstdError):
     """An option, or a combination of options, that makes no sense."""
 
 
+class ProcessError(IstdError):
+    """The processes of a run have lost each other, or have come to different weights."""
+
+
 class WriteError(IstdError):
     """A file that could not be written; the previous one, if any, is whole."""

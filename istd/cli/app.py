@@ -7,6 +7,7 @@ and exported files are overwritten (`predict`, `eval`, `report`, `labels`, `expo
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from functools import partial
@@ -68,12 +69,10 @@ def run() -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        if isinstance(error, IstdError) or _is_bilevel_error(error):
-            console.print(f"[bold red]error[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
-            return 2
-        if isinstance(error, OSError):
-            # No more than a net: the operating system names the file, and our own errors say more.
-            console.print(f"[bold red]error[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        # Of OSError this is no more than a net: the system names the file, and our own errors say more.
+        if isinstance(error, IstdError | OSError) or _is_bilevel_error(error):
+            said = f"[bold red]error{_of_process()}[/bold red] {escape(str(error))}"
+            console.print(said, highlight=False, soft_wrap=True)
             return 2
         # A usage error: click's class, or the one of typer's own copy of click, depending on its version.
         show = getattr(error, "show", None)
@@ -82,6 +81,12 @@ def run() -> int:
         show()
         return 2
     return code if isinstance(code, int) else 0
+
+
+def _of_process() -> str:
+    """Which of several processes this is (torchrun sets these variables); nothing in a single one."""
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    return f" in process {os.environ.get('RANK', '?')}" if several else ""
 
 
 def _is_bilevel_error(error: Exception) -> bool:

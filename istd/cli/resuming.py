@@ -37,6 +37,7 @@ def resume(
         CheckpointError: there is no run, or another process trains it.
     """
     from ..engine import Trainer
+    from ..engine.ranks import launched
     from ..engine.run_state import MAY_CHANGE
     from ..errors import ConfigError
 
@@ -55,7 +56,8 @@ def resume(
         )
     if different:
         trainer.config = dataclasses.replace(config, **different)
-        trainer.folder.keep_config(trainer.config)
+        if launched()[0] == 0:  # of several processes the first one writes
+            trainer.folder.keep_config(trainer.config)
     return trainer
 
 

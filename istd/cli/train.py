@@ -80,6 +80,7 @@ def train(
         if not data:
             raise ConfigError("--data is missing", expected="the folder of a dataset, or a packed .h5 file")
         trainer = Trainer(TrainConfig(**{**given, **more}), out, console=console)
+    console = trainer.console  # of several processes the first one talks
     console.print(f"training in {escape(str(out))}" + (" [dim](allocator tuned)[/dim]" if tuned else ""))
     results = trainer.fit()
     console.print(results_table(results))

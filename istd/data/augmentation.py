@@ -61,7 +61,13 @@ class AugmentSettings:
 
 @torch.no_grad()
 def augment(
-    image: Tensor, label: Tensor, generator: torch.Generator, settings: AugmentSettings | None = None
+    image: Tensor,
+    label: Tensor,
+    generator: torch.Generator,
+    settings: AugmentSettings | None = None,
+    *,
+    first: int = 0,
+    total: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Change a batch of square crops at random.
 
@@ -74,6 +80,8 @@ def augment(
         label: float32 [B, 1, n, n] in [0, 1].
         generator: a CPU generator; it decides everything, so that all devices see the same changes.
         settings: how much; the defaults if None.
+        first, total: the crops are those from number `first` on of a batch of `total`, and change as they
+            would in it; by default they are all of it.
 
     Returns:
         Image and label, new tensors of the same shape and range.
@@ -86,15 +94,17 @@ def augment(
         raise ValueError(
             f"crops {tuple(image.shape)} and labels {tuple(label.shape)}, expected equal squares"
         )
-    chosen = _choose(len(image), generator, settings)
+    total, own = len(image) if total is None else total, slice(first, first + len(image))
+    choices = _choose(total, generator, settings)
+    chosen = {name: picked[own] for name, picked in choices.items()}
     # One row of numbers for each parameter, drawn whether used or not: the stream does not depend on choices.
-    draws = iter(torch.rand(8, len(image), generator=generator).unbind())
+    draws = iter(torch.rand(8, total, generator=generator)[:, own].unbind())
     both = torch.cat([image, label], 1)
     both = _turn(both, chosen, torch.floor(4 * next(draws)))
     both = _move(both, chosen, torch.stack([2 * next(draws) - 1 for _ in range(4)]), settings)
     image, label = both[:, :1], both[:, 1:]
     image = _change_levels(image, chosen, 2 * next(draws) - 1, 2 * next(draws) - 1, settings)
-    image = _add_noise(image, chosen["noise"], next(draws), generator, settings)
+    image = _add_noise(image, choices["noise"], own, next(draws), generator, settings)
     return image.clamp(0, 1), label.clamp(0, 1)
 
 
@@ -166,14 +176,22 @@ def _change_levels(
 
 
 def _add_noise(
-    image: Tensor, chosen: Tensor, draw: Tensor, generator: torch.Generator, settings: AugmentSettings
+    image: Tensor,
+    choices: Tensor,
+    own: slice,
+    draw: Tensor,
+    generator: torch.Generator,
+    settings: AugmentSettings,
 ) -> Tensor:
-    noisy = torch.nonzero(chosen).squeeze(1)
+    """Noise on the crops `own` of a batch, whose choices are those of the whole."""
+    noisy = torch.nonzero(choices[own]).squeeze(1)
     if len(noisy) == 0:
         return image
     low, high = settings.noise
     sigma = (low + (high - low) * draw[noisy])[:, None, None, None]
-    noise = sigma * torch.randn(len(noisy), *image.shape[1:], generator=generator)
+    before = int(choices[: own.start].sum())
+    noise = torch.randn(int(choices.sum()), *image.shape[1:], generator=generator)
+    noise = sigma * noise[before : before + len(noisy)]
     clean = image.index_select(0, to_device(noisy, image.device))
     return _with_rows(image, noisy, clean + to_device(noise, image.device))
 

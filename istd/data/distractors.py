@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -55,12 +55,17 @@ def _apart(places: Points, count: int) -> Points:
 
 
 def distractors_of(
-    images: ImageSet, count: int = 16, progress: Callable[[str, int, int], None] | None = None
+    images: ImageSet,
+    count: int = 16,
+    progress: Callable[[str, int, int], None] | None = None,
+    only: Sequence[int] | None = None,
 ) -> tuple[Points, ...]:
-    """`find_distractors` for every image of a set."""
+    """`find_distractors` for every image of a set, or for those of some numbers."""
     found = []
-    for number, points in enumerate(images.points):
-        found.append(find_distractors(images.images.image(number).cpu().numpy(), points, count))
+    numbers = range(len(images)) if only is None else only
+    for done, number in enumerate(numbers, 1):
+        pixels = images.images.image(number).cpu().numpy()
+        found.append(find_distractors(pixels, images.points[number], count))
         if progress is not None:
-            progress("looking for distractors", number + 1, len(images))
+            progress("looking for distractors", done, len(numbers))
     return tuple(found)

@@ -67,6 +67,8 @@ class CropLoader:
             cut anywhere in the image.
         align: the first row and column of every crop are multiples of this, at most the crop's side. To
             reach the last pixels all the same, a crop may then stand over the image's border by less.
+        part: which crops of each batch to make, (first, number); all if None. They are those of the whole
+            batch, bit for bit.
 
     Raises:
         ConfigError: a number out of its range.
@@ -88,6 +90,7 @@ class CropLoader:
         distractors: Sequence[npt.NDArray[np.int64]] | None = None,
         distractor_fraction: float = 0.0,
         align: int = 1,
+        part: tuple[int, int] | None = None,
     ) -> None:
         shares = (
             min(target_fraction, distractor_fraction) >= 0
@@ -115,6 +118,7 @@ class CropLoader:
         self.target_fraction = target_fraction
         self.distractor_fraction = distractor_fraction
         self.align = align
+        self.part = (0, batch_size) if part is None else part
         self._augment = (AugmentSettings() if augment else None) if isinstance(augment, bool) else augment
         self._sizes = torch.tensor(images.images.sizes)
         none = [np.zeros((0, 2), np.int64)] * len(images)
@@ -160,10 +164,12 @@ class CropLoader:
         index = self._epoch_order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
         generator = self._generator(epoch, step)
         top, left = self._place(index, generator)
+        first, count = self.part
+        index, top, left = (each[first : first + count] for each in (index, top, left))
         image = self.images.images.crop(index, top, left, self.crop).float() / 255
         label = self.labels.crop(index, top, left, self.crop).float()
         if self._augment is not None:
-            image, label = augment(image, label, generator, self._augment)
+            image, label = augment(image, label, generator, self._augment, first=first, total=self.batch_size)
         return Batch(index, image, label, top, left)
 
     def _generator(self, epoch: int, step: int) -> torch.Generator:

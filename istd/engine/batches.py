@@ -8,12 +8,15 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from .._transfer import to_device
 from ..data import AugmentSettings, Batch, CropLoader, ImageSet
 from ..ragged import ImageSource
 from .config import TrainConfig
+from .ranks import ALONE, Ranks
+from .runtime import weight_dtype
 
 Features: TypeAlias = Callable[[Batch], Tensor | None]
 """The frozen model's hidden maps of a batch of crops, float [B, K, d, h', w'], or None without one."""
@@ -23,7 +26,7 @@ class TrainBatch(NamedTuple):
     """One batch, ready for the losses.
 
     Attributes:
-        image: float32 [B, 1, h, w] in [0, 1]; the networks normalise it themselves.
+        image: [B, 1, h, w] in [0, 1], in the precision of the weights; the networks normalise it themselves.
         maps: the frozen model's hidden maps, float [B, K, d, h', w'], or None without one.
         label: float32 [B, 1, h, w] in [0, 1].
         cluster: int64 [B].
@@ -43,17 +46,19 @@ class Stream:
         loader: cuts the crops.
         clusters: int64 [number of images], the cluster of each image of the split.
         features: the frozen maps of the crops, computed (or looked up) once a batch.
+        dtype: of the images.
     """
 
     loader: CropLoader
     clusters: Tensor
     features: Features
+    dtype: torch.dtype = torch.float32
 
     def batch(self, step: int) -> TrainBatch:
-        """Batch number `step`, counted on over the loader's epochs, however long those are."""
+        """Batch number `step`, counted on over the loader's epochs, however long those are; its own part."""
         crops = self.loader.batch(*divmod(step, self.loader.steps_per_epoch))
         cluster = self.clusters[to_device(crops.index, self.clusters.device)]
-        return TrainBatch(crops.image, self.features(crops), crops.label, cluster)
+        return TrainBatch(crops.image.to(self.dtype), self.features(crops), crops.label, cluster)
 
 
 def open_stream(
@@ -66,8 +71,13 @@ def open_stream(
     features: Features,
     align: int = 1,
     distractors: Sequence[npt.NDArray[np.int64]] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Stream:
-    """The stream `name` of a split, as `config` wants its crops; `pool` restricts it to some images."""
+    """The stream `name` of a split, as `config` wants its crops; `pool` restricts it to some images.
+
+    Raises:
+        ConfigError: the batch cannot be shared equally between the processes.
+    """
     warp = AugmentSettings() if config.augment_warp else AugmentSettings(degrees=0.0, shift=0.0, scale=0.0)
     loader = CropLoader(
         images,
@@ -82,5 +92,6 @@ def open_stream(
         distractors=distractors,
         distractor_fraction=config.distractor_fraction,
         align=align,
+        part=ranks.part_of(config.batch_size),
     )
-    return Stream(loader, clusters, features)
+    return Stream(loader, clusters, features, weight_dtype(config.precision))

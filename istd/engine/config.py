@@ -19,7 +19,7 @@ ModulationName = Literal["head", "cascade"]
 LossName = Literal["bce", "bce-iou", "hard-bce", "focal"]
 SelectionName = Literal["auto", "val-masks", "val-labels", "last"]
 LockName = Literal["points", "saturated"]
-PrecisionName = Literal["float32", "bfloat16"]
+PrecisionName = Literal["float32", "bfloat16", "float64"]
 
 _PRESET: Any = None
 """The default of a field whose value is the method's own (`presets.py`); a configuration never keeps it."""
@@ -34,6 +34,7 @@ _POSITIVE = frozenset(
         "outer_every",
         "eval_every",
         "boundary_clusters",
+        "process_timeout",
     }
 )
 _LARGEST = {"crop": 8193}  # the side of the largest image that is read, and one
@@ -68,7 +69,8 @@ class TrainConfig:
         ema: decay of the moving average of the weights, which is what evolves labels, is validated and is
             kept (`averaging.py`); 0 keeps the weights as they are.
         precision: of the networks in inner steps, label evolution and validation. "bfloat16" is autocast;
-            weights, losses, hypergradients and the final evaluation stay in float32.
+            weights, losses, hypergradients and the final evaluation stay in float32. In "float64" all of
+            these are, to tell rounding from faults; probabilities and labels stay in float32.
         deep_supervision: how losses of several heads are joined; "auto" is the backbone's own way.
         contrast_fraction: where `label_init` "levels" and "contrast" expect a target's boundary; None is
             their own default. With `trusted_masks` it is the prior of the calibration, and with "learned",
@@ -88,6 +90,8 @@ class TrainConfig:
         memory_gb: what the pixels of images and masks may take on the device, in GiB; None is half of what is
             free when they are loaded. What does not fit stays in the packed file: slower, and the same run
             bit for bit.
+        process_timeout: seconds that a process of a run under torchrun waits for the others before it gives
+            up; one that has died is noticed at once.
         val_fraction, val_seed: which training images are held out where the data has no `val` split; the
             same ones for every `seed`, so that runs over several seeds compare.
     """
@@ -162,6 +166,7 @@ class TrainConfig:
     device: str = "auto"
     memory_gb: float | None = None
     checkpoint_seconds: float = 300.0
+    process_timeout: float = 1800.0
 
     def __post_init__(self) -> None:
         self._fill_in()

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from ..clusters import Clusters, describe, fit_clusters
-from ..data import Dataset, ImageSet, Resplit, load_names
-from ..errors import DataError
+from ..data import Dataset, ImageSet, Resplit, distractors_of, load_names
+from ..errors import ConfigError, DataError
 from .config import TrainConfig
 from .pack_cache import Progress, packed
+from .ranks import ALONE, Ranks
 from .seeding import derive_seed
 
 
@@ -38,15 +39,18 @@ class Corpus:
     std: float
 
 
-def load_corpus(config: TrainConfig, device: torch.device, progress: Progress | None = None) -> Corpus:
-    """Open, pack and load the data of `config`.
+def load_corpus(
+    config: TrainConfig, device: torch.device, progress: Progress | None = None, ranks: Ranks = ALONE
+) -> Corpus:
+    """Open, pack and load the data of `config`; each process of a run holds all of it.
 
     A dataset without a `val` split gives up a part of its training images; see `hold_out`.
 
     Raises:
         DataError: the data cannot be used, or holds too few training images.
     """
-    dataset = hold_out(packed(config.data, progress), config.val_fraction, config.val_seed)
+    with ranks.first_goes_first():
+        dataset = hold_out(packed(config.data, progress), config.val_fraction, config.val_seed)
     if not dataset.splits["train"]:
         held_out = len(dataset.splits["val"])
         raise DataError(
@@ -67,6 +71,16 @@ def load_corpus(config: TrainConfig, device: torch.device, progress: Progress | 
             fix="check the masks or the point file of the training split",
         )
     return Corpus(dataset, train, val, dataset.split_hash(), *measure(train))
+
+
+def check_supervision(config: TrainConfig, corpus: Corpus, supervision: str) -> None:
+    """Raise `ConfigError` where a method learns from "masks" and the data has none."""
+    if supervision == "masks" and corpus.train.masks is None:
+        raise ConfigError(
+            "full supervision needs masks",
+            found=f"training images without masks in {config.data}",
+            fix="use --method lesps, pal or semantic-prior, which train from points",
+        )
 
 
 def hold_out(dataset: Dataset, fraction: float, seed: int) -> Dataset:
@@ -117,20 +131,33 @@ def measure(images: ImageSet) -> tuple[float, float]:
 
 
 def cluster_images(
-    images: ImageSet, count: int | None, seed: int, progress: Progress | None = None
+    images: ImageSet,
+    count: int | None,
+    seed: int,
+    progress: Progress | None = None,
+    ranks: Ranks = ALONE,
 ) -> Clusters:
     """Describe and cluster training images; nothing of other splits is looked at."""
-    rows = np.stack(_describe(images, progress))
-    return fit_clusters(rows, num_clusters=count, seed=derive_seed(seed, "clusters") % 2**31)
+    rows = np.stack(_describe(images, progress, ranks))
+    return ranks.from_first(
+        lambda: fit_clusters(rows, num_clusters=count, seed=derive_seed(seed, "clusters") % 2**31)
+    )
 
 
-def assign_clusters(found: Clusters, images: ImageSet, progress: Progress | None = None) -> np.ndarray:
+def assign_clusters(
+    found: Clusters, images: ImageSet, progress: Progress | None = None, ranks: Ranks = ALONE
+) -> np.ndarray:
     """The nearest cluster of images that the clusters were not fitted on, int64 [N]."""
-    return found.predict(np.stack(_describe(images, progress)))
+    return found.predict(np.stack(_describe(images, progress, ranks)))
 
 
 def assign_all(
-    config: TrainConfig, corpus: Corpus, device: torch.device, wanted: bool, progress: Progress | None = None
+    config: TrainConfig,
+    corpus: Corpus,
+    device: torch.device,
+    wanted: bool,
+    progress: Progress | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[dict[str, Tensor], int]:
     """The cluster of every image of a run, int64 by split, and how many clusters there are.
 
@@ -143,17 +170,30 @@ def assign_all(
     }
     if not wanted:
         return clusters, 1
-    found = cluster_images(corpus.train, config.clusters, config.seed, progress)
+    found = cluster_images(corpus.train, config.clusters, config.seed, progress, ranks)
     clusters["train"] = torch.as_tensor(found.assignment, device=device)
     if config.hypergradient == "reference":
-        clusters["val"] = torch.as_tensor(assign_clusters(found, corpus.val, progress), device=device)
+        clusters["val"] = torch.as_tensor(assign_clusters(found, corpus.val, progress, ranks), device=device)
     return clusters, found.num_clusters
 
 
-def _describe(images: ImageSet, progress: Progress | None) -> list[np.ndarray]:
+def distractors(
+    config: TrainConfig, corpus: Corpus, progress: Progress | None = None, ranks: Ranks = ALONE
+) -> dict[str, tuple[np.ndarray, ...] | None]:
+    """Places in the images of each split that could be taken for a target; None where none are wanted."""
+    found: dict[str, tuple[np.ndarray, ...] | None] = {"train": None, "val": None}
+    if config.distractor_fraction > 0:
+        for name, split in (("train", corpus.train), ("val", corpus.val)):
+            own = distractors_of(split, progress=progress, only=ranks.own(range(len(split))))
+            found[name] = tuple(ranks.joined(own))
+    return found
+
+
+def _describe(images: ImageSet, progress: Progress | None, ranks: Ranks) -> list[np.ndarray]:
     rows = []
-    for number in range(len(images.names)):
+    numbers = ranks.own(range(len(images.names)))
+    for done, number in enumerate(numbers, 1):
         rows.append(describe(images.images.image(number).cpu().numpy()))
         if progress is not None:
-            progress("describing images", number + 1, len(images.names))
-    return rows
+            progress("describing images", done, len(numbers))
+    return ranks.joined(rows)

@@ -112,13 +112,13 @@ class Detector:
         Images may lie on another device than the network; the logits lie on the network's.
         """
         self.model.eval()
-        image = image.to(next(self.model.parameters()).device)
+        image = image.to(next(self.model.parameters()))
         with torch.no_grad():
             if not isinstance(self.model, TeacherStudent):
                 return final_logits(self.model(image))
             if role == "student":
                 return self.model.student_logits(image)
-            return self.model.teacher_logits(image, None if self.vfm is None else self.vfm(image))
+            return self.model.teacher_logits(image, None if self.vfm is None else self.vfm(image.float()))
 
     def deployed(self) -> Detector:
         """The student alone in its form to deploy (`Backbone.fuse`): the same answers from fewer layers."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from ..data import ImageSet
 from ..errors import DataError
 from ..metrics import DetectionMetrics, MetricConvention
 from ..ragged import ImageSource
+from .ranks import ALONE, Ranks
 from .tiling import LogitFunction, Tiling, probability_maps_of
 
 
@@ -18,7 +19,7 @@ def probability_maps(
     predict: LogitFunction,
     images: ImageSet,
     progress: Callable[[int, int], None] | None = None,
-    only: list[int] | None = None,
+    only: Sequence[int] | None = None,
     tiling: Tiling | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (number of the image, probabilities float32 [H, W]), one image at a time, at its native size."""
@@ -35,8 +36,9 @@ def evaluate(
     images: ImageSet,
     convention: MetricConvention,
     progress: Callable[[int, int], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Metrics of a detector on a split with masks.
+    """Metrics of a detector on a split with masks; each process of a run takes its share of the images.
 
     Returns:
         The metrics over the split, and one row per image.
@@ -45,9 +47,11 @@ def evaluate(
         DataError: an image of the split has no mask.
     """
     masks = check_masks(images)
-    metrics = DetectionMetrics(convention)
-    for number, probability in probability_maps(predict, images, progress):
+    metrics = DetectionMetrics(convention, sync_on_compute=False)  # its own way would lose the order
+    own = ranks.own(range(len(images.names)))
+    for number, probability in probability_maps(predict, images, progress, own):
         metrics.update(probability[None, None], masks.image(number)[None, None])
+    metrics.rows = ranks.joined(metrics.rows)
     rows = [{"name": name, **row} for name, row in zip(images.names, metrics.per_image(), strict=True)]
     return {key: float(value) for key, value in metrics.compute().items()}, rows
 

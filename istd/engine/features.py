@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from .batches import Features
 from .config import TrainConfig
 from .corpus import Corpus
 from .pack_cache import Progress, cache_dir
-from .runtime import autocast
+from .ranks import ALONE, Ranks
+from .runtime import autocast, weight_dtype
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,11 @@ class FeatureSource:
 
 
 def open_features(
-    config: TrainConfig, vfm: FrozenVFM | None, corpus: Corpus, progress: Progress | None = None
+    config: TrainConfig,
+    vfm: FrozenVFM | None,
+    corpus: Corpus,
+    progress: Progress | None = None,
+    ranks: Ranks = ALONE,
 ) -> FeatureSource:
     """As `config.vfm_cache` says: run the model on the crops, or cut from maps of whole images.
 
@@ -60,22 +66,32 @@ def open_features(
     cache = VFMCache(cache_dir() / "vfm", vfm, limit, least=(config.crop, config.crop))
     splits = [corpus.train.images, corpus.val.images]
     places = [(images, number) for images in splits for number in range(len(images))]
-    every = LazySequence(lambda i: places[i][0].image(places[i][1]), len(places))
+
+    def pixels(chosen: Sequence[tuple[ImageSource, int]]) -> LazySequence[Tensor]:
+        return LazySequence(lambda i: chosen[i][0].image(chosen[i][1]), len(chosen))
+
+    every = pixels(places)
     titled = None if progress is None else lambda done, total: progress("hidden maps", done, total)
-    report = cache.fill(every, titled)
+    if ranks.size > 1 and ranks.from_first(lambda: cache.has_room(every)):
+        cache.fill(pixels(ranks.own(places)), titled)
+        ranks.wait()
+    with ranks.first_goes_first():  # the others find what it has stored
+        report = cache.fill(every, titled)
     train, val = (CachedFeatures(cache, images, config.crop) for images in splits)
     return FeatureSource(train, val, patch, report)
 
 
 def live_features(vfm: FrozenVFM | None, precision: str = "float32") -> Features:
     """The frozen model run on the crops themselves, as they are after augmentation."""
-    model = vfm if vfm is None or precision == "float32" else converted(vfm, getattr(torch, precision))
+    model, dtype = vfm, weight_dtype(precision)
+    if vfm is not None and precision != "float32":
+        model = copy.deepcopy(vfm).to(dtype) if precision == "float64" else converted(vfm, torch.bfloat16)
 
     def features(batch: Batch) -> Tensor | None:
         if model is None:
             return None
         with autocast(precision, batch.image.device):
-            return model(batch.image)
+            return model(batch.image.to(dtype))
 
     return features
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from .corpus import Corpus
 from .evaluation import LogitFunction, probability_maps
 from .learned_labels import learn_start
 from .pack_cache import Progress
+from .ranks import ALONE, Ranks
 from .trusted import Trusted, calibrated_settings, draw_trusted
 
 Start = Callable[[np.ndarray, np.ndarray], InitialLabels]
@@ -75,6 +76,7 @@ def start_labels(
     config: TrainConfig,
     device: torch.device,
     progress: Progress | None = None,
+    ranks: Ranks = ALONE,
 ) -> LabelState:
     """Make the first labels from points and write them as version 0.
 
@@ -85,14 +87,15 @@ def start_labels(
     """
     trusted = draw_trusted(corpus, config)
     start, settings = _start(corpus.train, trusted, config, progress)
-    train, pool = _first_labels(corpus.train, start)
-    val, _ = _first_labels(corpus.val, start)
+    train, pool = _first_labels(corpus.train, start, ranks)
+    val, _ = _first_labels(corpus.val, start, ranks)
     if not any(pool[number] and len(points) for number, points in enumerate(corpus.train.points)):
         pool[:] = True
     for number, mask in trusted.items():
         train[number] = SparseLabel.of(mask)
         pool[number] = True
-    store = LabelStore.create(
+    ranks.on_first(
+        LabelStore.create,
         path,
         names=(*corpus.train.names, *corpus.val.names),
         labels=[*train, *val],
@@ -107,17 +110,18 @@ def start_labels(
         note=f"initialised: {config.label_init}",
         overwrite=True,
     )
-    return _current(store, corpus, device)
+    ranks.wait()
+    return _current(LabelStore.open(path), corpus, device)
 
 
-def _first_labels(images: ImageSet, start: Start) -> tuple[list[SparseLabel], np.ndarray]:
+def _first_labels(images: ImageSet, start: Start, ranks: Ranks) -> tuple[list[SparseLabel], np.ndarray]:
     """The first label of every image, and which of them enter the pool, bool [N]."""
     labels, enters = [], []
-    for number, points in enumerate(images.points):
-        made = start(images.images.image(number).cpu().numpy(), points)
+    for number in ranks.own(range(len(images.points))):
+        made = start(images.images.image(number).cpu().numpy(), images.points[number])
         labels.append(SparseLabel.of(made.mask))
         enters.append(made.enters_pool())
-    return labels, np.array(enters, np.bool_)
+    return ranks.joined(labels), np.array(ranks.joined(enters), np.bool_)
 
 
 def _start(
@@ -155,18 +159,21 @@ def describe_trusted(state: LabelState, corpus: Corpus) -> str:
     return f"{len(state.trusted)} trusted masks train as they are{found}: {names}"
 
 
-def resume_labels(path: Path, version: int, corpus: Corpus, device: torch.device) -> LabelState:
+def resume_labels(
+    path: Path, version: int, corpus: Corpus, device: torch.device, ranks: Ranks = ALONE
+) -> LabelState:
     """Go back to the labels of `version`; later versions, which the resumed run has not reached, are dropped.
 
     Raises:
         LabelError: no such file or version; damaged; of other images.
     """
-    store = LabelStore.open(
-        path,
-        names=(*corpus.train.names, *corpus.val.names),
-        sizes=[size for split in (corpus.train, corpus.val) for size in split.images.sizes],
-    )
-    store.truncate(version)
+    with ranks.first_goes_first():
+        store = LabelStore.open(
+            path,
+            names=(*corpus.train.names, *corpus.val.names),
+            sizes=[size for split in (corpus.train, corpus.val) for size in split.images.sizes],
+        )
+        store.truncate(version)  # in the first process; the others find nothing to drop
     return _current(store, corpus, device)
 
 
@@ -188,8 +195,11 @@ def update_labels(
     epoch: int,
     predict: LogitFunction,
     progress: Progress | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """Evolve the labels of all images in use, then mine waiting ones; what changed, for the log.
+
+    Each process of a run takes its share of the images, and all of them end with all labels.
 
     Sources: LESPS (evolution), PAL (mining from the waiting images until `mine_until` of the epochs).
     """
@@ -204,19 +214,34 @@ def update_labels(
     )
     for images, labels, numbers, title in splits:
         report = None if progress is None else _titled(progress, title)
-        for number, probability in probability_maps(predict, images, report, only=numbers):
+        own: list[SparseLabel | None] = []
+        for number, probability in probability_maps(predict, images, report, only=ranks.own(numbers)):
             before = labels.sparse(number).dense()
             after = rule(probability.cpu().numpy(), before, images.points[number], settings)
             if config.lock == "saturated":
                 # The lock is on what reads 255 in 8 bits, so labels are kept as those would keep them.
                 after = from_uint8(to_uint8(after)).astype(np.float32)
-            if not np.array_equal(before, after):
-                labels.set_image(number, after)
-                changes[images.names[number]] = labels.sparse(number)
-    mined = _mine(state, corpus, config, epoch, predict, changes, progress)
+            own.append(None if np.array_equal(before, after) else SparseLabel.of(after))
+        changes |= _set_labels(labels, images, numbers, ranks.joined(own))
+    found = _mine(state, corpus, config, epoch, predict, progress, ranks)
+    changes |= found
     pool = np.concatenate([state.pool, np.ones(len(corpus.val.names), np.bool_)])
-    state.store.commit(epoch=epoch, changes=changes, pool=pool, note=f"evolved, {mined} mined")
-    return {"labels_changed": float(len(changes)), "mined": float(mined)}
+    note = f"evolved, {len(found)} mined"
+    ranks.on_first(state.store.commit, epoch=epoch, changes=changes, pool=pool, note=note)
+    ranks.wait()
+    if not ranks.is_first:
+        state.store = LabelStore.open(state.store.path)
+    return {"labels_changed": float(len(changes)), "mined": float(len(found))}
+
+
+def _set_labels(
+    labels: SparseLabels, images: ImageSet, numbers: Sequence[int], found: Sequence[SparseLabel | None]
+) -> dict[str, SparseLabel]:
+    """Put new labels in their places; those that there are, by the names of their images."""
+    changed = [(number, label) for number, label in zip(numbers, found, strict=True) if label is not None]
+    for number, label in changed:
+        labels.set_image(number, label)
+    return {images.names[number]: label for number, label in changed}
 
 
 def _mine(
@@ -225,41 +250,43 @@ def _mine(
     config: TrainConfig,
     epoch: int,
     predict: LogitFunction,
-    changes: dict[str, SparseLabel],
     progress: Progress | None,
-) -> int:
+    ranks: Ranks,
+) -> dict[str, SparseLabel]:
     waiting = np.flatnonzero(~state.pool).tolist()
     if not waiting or epoch > config.mine_until * config.epochs:
-        return 0
+        return {}
     rule = REFERENCE_MINING if config.mining == "reference" else MiningSettings()
     settings = replace(rule, stop=config.mine_until)
     bound = missed_bound(epoch, config.epochs, int(config.evolve_start * config.epochs), settings)
     report = None if progress is None else _titled(progress, "mining waiting images")
-    mined = 0
-    for number, probability in probability_maps(predict, corpus.train, report, only=waiting):
+    own: list[SparseLabel | None] = []
+    for number, probability in probability_maps(predict, corpus.train, report, only=ranks.own(waiting)):
         found = probability.cpu().numpy() > 0.5
         points = corpus.train.points[number]
-        if is_selected(points, found, missed_bound=bound, settings=settings):
-            state.train.set_image(number, merge_with_points(found, points))
-            state.pool[number] = True
-            changes[corpus.train.names[number]] = state.train.sparse(number)
-            mined += 1
-    return mined
+        chosen = is_selected(points, found, missed_bound=bound, settings=settings)
+        own.append(SparseLabel.of(merge_with_points(found, points)) if chosen else None)
+    mined = ranks.joined(own)
+    state.pool[waiting] = [label is not None for label in mined]
+    return _set_labels(state.train, corpus.train, waiting, mined)
 
 
 def _titled(progress: Progress, title: str) -> Callable[[int, int], None]:
     return lambda done, total: progress(title, done, total)
 
 
-def label_quality(labels: ImageSource, images: ImageSet, only: list[int] | None = None) -> float | None:
+def label_quality(
+    labels: ImageSource, images: ImageSet, only: Sequence[int] | None = None, ranks: Ranks = ALONE
+) -> float | None:
     """IoU of the labels (> 0.5) with the true masks, to watch; None where there are no masks."""
     if images.masks is None:
         return None
     numbers = range(len(images.names)) if only is None else only
     common = union = 0
-    for number in numbers:
+    for number in ranks.own(numbers):
         label = labels.image(number) > 0.5
         mask = images.masks.image(number) > 0
         common += int((label & mask).sum())
         union += int((label | mask).sum())
+    common, union = ranks.sum(common, union)
     return common / union if union else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .corpus import Corpus
 from .label_state import LabelState, label_quality
+from .ranks import ALONE, Ranks
 
 
 class LabelWatch:
@@ -13,8 +14,9 @@ class LabelWatch:
     at every pixel of every image.
     """
 
-    def __init__(self, corpus: Corpus) -> None:
+    def __init__(self, corpus: Corpus, ranks: Ranks = ALONE) -> None:
         self._corpus = corpus
+        self._ranks = ranks
         self._version = -1
         self._record: dict[str, float] = {}
 
@@ -32,7 +34,7 @@ class LabelWatch:
             ("label_iou_train", labels.train, self._corpus.train, labels.evolving_indices),
             ("label_iou_val", labels.val, self._corpus.val, None),
         ):
-            quality = label_quality(split, images, only)
+            quality = label_quality(split, images, only, self._ranks)
             if quality is not None:
                 record[name] = quality
         return record

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -84,3 +85,15 @@ class Bars:
     def set(self, done: int) -> None:
         """Move the main bar to `done` steps."""
         self._progress.update(self._main, completed=done)
+
+
+def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
+    """What is printed of an epoch's line in the log."""
+    shown = {"val_student_iou": "val IoU", "label_iou_train": "label IoU", "pool_fraction": "pool"}
+    extras = "  ".join(
+        f"{name} {record[key]:.3f}" for key, name in shown.items() if record.get(key) is not None
+    )
+    return (
+        f"epoch {record['epoch'] + 1:>3}/{epochs}  loss {record['loss']:.4f}  {extras}"
+        f"  [dim]{record['seconds']:.0f} s[/dim]"
+    )

@@ -34,6 +34,7 @@ from .evaluation import evaluate, probability_maps
 from .label_state import LabelState, label_quality
 from .position import Position
 from .progress import Bars
+from .ranks import Ranks
 from .run_folder import RunFolder, read_lines
 from .state_file import load_state
 from .stopping import StopRequest
@@ -56,6 +57,7 @@ class TrainedRun:
         selection: the rule by which it was.
         convention: of the metrics.
         device, console, stop: where it ran, where to print, and whether to stop.
+        ranks: the processes, which share the images to evaluate; the first one writes.
         command: what makes such a run again; `train_command` if None.
     """
 
@@ -72,6 +74,7 @@ class TrainedRun:
     device: torch.device
     console: Console
     stop: StopRequest
+    ranks: Ranks
     command: str | None = None
 
 
@@ -91,7 +94,7 @@ def finish_run(run: TrainedRun) -> dict[str, Any]:
 
 
 def _score(run: TrainedRun, results: dict[str, Any], bars: Bars) -> None:
-    """Add the metrics to `results` and write everything."""
+    """Add the metrics to `results`, and write everything."""
     dataset = run.corpus.dataset
     # On the host: the network takes one image at a time.
     test = load_split(dataset, "test", memory_gb=run.config.memory_gb) if dataset.splits["test"] else None
@@ -101,9 +104,13 @@ def _score(run: TrainedRun, results: dict[str, Any], bars: Bars) -> None:
         else:
             reason = results["not_evaluated"][split] = _why_not(dataset, split)
             run.console.print(f"[yellow]no metrics on the {split} split:[/yellow] {reason}")
+    run.ranks.on_first(_write, run, results, run.corpus.val if test is None else test)
+
+
+def _write(run: TrainedRun, results: dict[str, Any], shown: ImageSet) -> None:
+    """Write results and pictures; `shown` are the images to show."""
     write_json(run.folder.results, sealed(results))
     plot_curves(list(read_lines(run.folder.log)), run.folder.curves, title=title(results))
-    shown = run.corpus.val if test is None else test
     plot_overlays(make_overlays(run.detector, shown), run.folder.overlays)
     if run.labels is not None:
         plot_gallery(make_strips(run), run.folder.gallery)
@@ -145,15 +152,17 @@ def describe_run(run: TrainedRun) -> dict[str, Any]:
         else {"name": run.vfm.name, "random": run.vfm.is_random, "fingerprint": run.vfm_fingerprint},
         "seconds": round(position.seconds, 1),
         "device": str(run.device),
-        **provenance(run.command or train_command(run.config, run.device), run.device),
+        "processes": run.ranks.size,
+        **provenance(run.command or train_command(run.config, run.device, run.ranks.size), run.device),
     }
     if run.labels is not None:
+        evolving = run.labels.evolving_indices
         description["labels"] = {
             "init": run.config.label_init,
             "settings": run.labels.store.settings["label_settings"],
             "trusted_masks": run.labels.store.settings.get("trusted_masks", []),
-            "iou_train": label_quality(run.labels.train, run.corpus.train, run.labels.evolving_indices),
-            "iou_val": label_quality(run.labels.val, run.corpus.val),
+            "iou_train": label_quality(run.labels.train, run.corpus.train, evolving, run.ranks),
+            "iou_val": label_quality(run.labels.val, run.corpus.val, ranks=run.ranks),
             "pool": len(run.labels.pool_indices),
             "versions": run.labels.store.latest + 1,
         }
@@ -165,10 +174,14 @@ def score_roles(run: TrainedRun, images: ImageSet, bars: Bars, table: Path | Non
     scores: dict[str, Any] = {}
     for role in ("student", "teacher") if run.detector.has_teacher else ("student",):
         scores[role], rows = evaluate(
-            partial(run.detector.logits, role=role), images, run.convention, partial(bars, f"the {role}")
+            partial(run.detector.logits, role=role),
+            images,
+            run.convention,
+            partial(bars, f"the {role}"),
+            run.ranks,
         )
         if role == "student" and table is not None:
-            write_text(table, to_csv(rows))
+            run.ranks.on_first(write_text, table, to_csv(rows))
     return scores
 
 

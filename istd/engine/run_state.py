@@ -18,7 +18,7 @@ LAYOUT = 3
 """Which parts the state has; one more whenever that changes."""
 
 
-MAY_CHANGE = ("data", "vfm", "vfm_cache_gb", "memory_gb", "device", "checkpoint_seconds")
+MAY_CHANGE = ("data", "vfm", "vfm_cache_gb", "memory_gb", "device", "checkpoint_seconds", "process_timeout")
 """Settings that a resumed run may have others of: where things lie and run, since a run can move."""
 
 

@@ -54,13 +54,18 @@ def choose_device(name: str) -> torch.device:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Run networks in `precision`, "float32" or "bfloat16", inside the block; losses stay in float32.
+    """Run networks in "bfloat16" inside the block, losses in float32; other precisions are the weights' own.
 
     No loss scaling is needed: bfloat16 has the range of float32.
     """
-    if precision == "float32":
+    if precision != "bfloat16":
         return nullcontext()
-    return torch.autocast(device.type, dtype=getattr(torch, precision))
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def weight_dtype(precision: str) -> torch.dtype:
+    """The type of weights, images and losses where networks run in `precision`."""
+    return torch.float64 if precision == "float64" else torch.float32
 
 
 @contextmanager

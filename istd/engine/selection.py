@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from ..data import ImageSet
 from ..errors import ConfigError
 from ..labels import SparseLabel, SparseLabels
+from ..metrics import MetricConvention
 from .config import TrainConfig
 from .corpus import Corpus
+from .detector import Detector
+from .evaluation import evaluate
 from .label_state import LabelState
 from .methods import method_class
+from .progress import Bars
+from .ranks import ALONE, Ranks
 
 
 def selection_rule(config: TrainConfig, corpus: Corpus) -> str:
@@ -53,3 +59,15 @@ def selection_images(rule: str, corpus: Corpus, labels: LabelState | None) -> Im
     first = labels.store.sparse(0, corpus.val.names)
     hard = (SparseLabel.of((label.dense() > 0.5).astype(np.float32)) for label in first)
     return replace(corpus.val, masks=SparseLabels(hard, corpus.val.images.device))
+
+
+def validate(
+    detector: Detector, images: ImageSet, convention: MetricConvention, bars: Bars, ranks: Ranks = ALONE
+) -> dict[str, float]:
+    """The metrics of student and teacher on what is selected by, as `val_student_iou` and the like."""
+    values: dict[str, float] = {}
+    for role in ("student", "teacher") if detector.has_teacher else ("student",):
+        predict, report = partial(detector.logits, role=role), partial(bars, f"validation, {role}")
+        found, _ = evaluate(predict, images, convention, report, ranks)
+        values.update({f"val_{role}_{key}": value for key, value in found.items()})
+    return values

@@ -12,7 +12,7 @@ from .config import TrainConfig
 _OPTIONS = ("method", "backbone", "vfm", "hypergradient", "epochs", "crop", "batch_size", "seed")
 
 
-def train_command(config: TrainConfig, device: object = None) -> str:
+def train_command(config: TrainConfig, device: object = None, processes: int = 1) -> str:
     """A call for a POSIX shell; the folder to write to (`--out`) is left open.
 
     A run that was resumed, or begun from Python, is made again by it too: the same weights and labels, bit
@@ -20,12 +20,14 @@ def train_command(config: TrainConfig, device: object = None) -> str:
 
     Args:
         config: of the run.
-        device: where it ran; None leaves it to the configuration.
+        device: where it ran; None leaves it to the configuration. Of several processes each has its own.
+        processes: how many ran it together.
     """
-    words = ["istd", "train", "--data", str(given_path(config.data).resolve())]
+    several = ["torchrun", "--nproc-per-node", str(processes), "-m"] if processes > 1 else []
+    words = [*several, "istd", "train", "--data", str(given_path(config.data).resolve())]
     for name in _OPTIONS:
         words += [f"--{name.replace('_', '-')}", _typed(getattr(config, name))]
-    words += ["--device", config.device if device is None else str(device)]
+    words += ["--device", config.device if device is None or several else str(device)]
     plain = TrainConfig(data=config.data, **{name: getattr(config, name) for name in _OPTIONS[:4]})
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)

@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import math
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from rich.console import Console
 from rich.markup import escape
 
 from .._provenance import code_version
-from ..data import distractors_of
 from ..errors import CheckpointError, ConfigError
 from ..metrics import MetricConvention
+from ..models._joint_norm import join_norms
 from ..ragged import ImageSource
 from .averaging import WeightAverage
 from .batches import Stream, open_stream
 from .config import TrainConfig
-from .corpus import Corpus, assign_all, load_corpus
+from .corpus import Corpus, assign_all, check_supervision, distractors, load_corpus
 from .detector import Detector, build_model, build_vfm, make_header, to_fast_layout
-from .evaluation import evaluate
 from .features import open_features
 from .label_state import LabelState, describe_trusted, resume_labels, start_labels, update_labels
 from .label_watch import LabelWatch
 from .methods import Method, method_class
 from .position import Position
-from .progress import Bars
+from .progress import Bars, epoch_line
+from .ranks import launched, open_ranks, rank_device
 from .results import TrainedRun, finish_run
 from .run_folder import JsonLines, RunFolder
 from .run_state import (
@@ -41,10 +38,10 @@ from .run_state import (
     load_run_state,
     save_run_state,
 )
-from .runtime import autocast, choose_device, deterministic
+from .runtime import autocast, deterministic, weight_dtype
 from .schedule import evolves, learning_rate, may_evolve
 from .seeding import seed_torch
-from .selection import selection_images, selection_rule
+from .selection import selection_images, selection_rule, validate
 from .step_losses import StepLosses
 from .stopping import StopRequest
 
@@ -75,7 +72,7 @@ class Trainer:
     ) -> None:
         self.folder = RunFolder(out)
         self.command = command
-        self.console = console or Console()
+        self.console = Console(quiet=True) if launched()[0] else console or Console()
         if config is None and not resume:
             raise ConfigError("a new run needs a configuration")
         self.resume = resume
@@ -92,30 +89,38 @@ class Trainer:
         `KeyboardInterrupt`; between steps, while labels evolve or a split is evaluated, it stops at once. A
         run ended in any way goes on from its last checkpoint, and ends with the very weights and labels that
         it would have had.
+
+        Under torchrun its processes share the work (`ranks.py`), with the result of one. All of them come
+        here; the first one alone writes.
+
+        Raises:
+            ProcessError: another process has ended, or does not answer.
         """
-        self.folder.acquire()
-        try:
-            if not self.resume:
-                self.folder.check_free()
-            with deterministic(), self.stop:
-                return self._fit()
-        except KeyboardInterrupt:
-            if self.folder.checkpoint.exists():
-                saved = load_run_state(self.folder.checkpoint)["position"]
-                where = f"epoch {saved['epoch'] + 1}, step {saved['step']}"
-                self.console.print(
-                    f"[yellow]stopped; saved at {where}. --resume goes on from there.[/yellow]"
-                )
-            raise
-        finally:
-            self.folder.release()
+        self.device = rank_device(self.config.device)
+        with open_ranks(self.device, self.config.process_timeout) as self.ranks:
+            self.ranks.on_first(self.folder.acquire)
+            try:
+                if not self.resume:
+                    self.ranks.on_first(self.folder.check_free)
+                with deterministic(), self.stop:
+                    return self._fit()
+            except KeyboardInterrupt:
+                self.ranks.on_first(self._say_where)
+                raise
+            finally:
+                self.folder.release()
+
+    def _say_where(self) -> None:
+        if self.folder.checkpoint.exists():
+            saved = load_run_state(self.folder.checkpoint)["position"]
+            where = f"epoch {saved['epoch'] + 1}, step {saved['step']}"
+            self.console.print(f"[yellow]stopped; saved at {where}. --resume goes on from there.[/yellow]")
 
     # -- setting up -------------------------------------------------------------------------------------
 
     def _fit(self) -> dict[str, Any]:
         started = time.monotonic()
         code_version()  # noted in the results: as it is now, whatever happens to the files during the run
-        self.device = choose_device(self.config.device)
         with Bars(self.console, "setting up", 1, should_stop=self.stop) as bars:
             self._set_up(bars)
             self._begin(bars)
@@ -123,7 +128,7 @@ class Trainer:
         before = self.position.seconds
         self.losses = StepLosses(self.position)
         self.log = JsonLines(self.folder.log)
-        self.log.cut(self.position.log_lines, self._note)
+        self.ranks.on_first(self.log.cut, self.position.log_lines, self._note)
         done = self.position.epoch * self.steps_per_epoch() + self.position.step
         total = self.config.epochs * self.steps_per_epoch()
         with Bars(self.console, "training", total, done, self.stop) as bars:
@@ -144,34 +149,32 @@ class Trainer:
                 device=self.device,
                 console=self.console,
                 stop=self.stop,
+                ranks=self.ranks,
                 command=self.command,
             )
         )
 
     def _set_up(self, bars: Bars) -> None:
         config = self.config
-        self.corpus: Corpus = load_corpus(config, self.device, bars)
-        supervision = method_class(config.method).supervision
-        if supervision == "masks" and self.corpus.train.masks is None:
-            raise ConfigError(
-                "full supervision needs masks",
-                found=f"training images without masks in {config.data}",
-                fix="use --method lesps, pal or semantic-prior, which train from points",
-            )
+        self.ranks.part_of(config.batch_size)  # refused now, not in the first step
+        self.corpus: Corpus = load_corpus(config, self.device, bars, self.ranks)
+        check_supervision(config, self.corpus, method_class(config.method).supervision)
         self.data_hash = self.corpus.dataset.content_hash()
         self.selection = selection_rule(config, self.corpus)
         self.vfm = build_vfm(config, self.device)
         seed_torch(config.seed, "model")
         model = build_model(config, self.vfm, self.corpus.mean, self.corpus.std)
-        model = to_fast_layout(model.to(self.device))
-        self.features = open_features(config, self.vfm, self.corpus, bars)
+        model = to_fast_layout(model.to(self.device, weight_dtype(config.precision)))
+        if self.ranks.size > 1:
+            join_norms(model)
+        self.features = open_features(config, self.vfm, self.corpus, bars, self.ranks)
         if self.features.report is not None:
             self.console.print(f"[dim]{self.features.report.sentence()}[/dim]")
         wanted = method_class(config.method).uses_clusters
-        self.clusters, count = assign_all(config, self.corpus, self.device, wanted, bars)
+        self.clusters, count = assign_all(config, self.corpus, self.device, wanted, bars, self.ranks)
         self.method = self._method(model, count)
-        self.watch = LabelWatch(self.corpus)
-        self.distractors = self._find_distractors(bars)
+        self.watch = LabelWatch(self.corpus, self.ranks)
+        self.distractors = distractors(config, self.corpus, bars, self.ranks)
         self.vfm_fingerprint = None if self.vfm is None else self.vfm.fingerprint
         header = make_header(config, self.vfm, self.corpus.mean, self.corpus.std, self.corpus.split_hash)
         self.average = WeightAverage(model, config.ema) if config.ema else None
@@ -180,24 +183,19 @@ class Trainer:
     def _begin(self, bars: Bars) -> None:
         """Go on from the checkpoint, or make the first labels. The folder is written to from here on."""
         if not self.resume:
-            self.folder.start(self.config)
+            self.ranks.on_first(self.folder.start, self.config)
         state = self._saved_state()
         self.labels: LabelState | None = None
         if state is not None:
             with fitting(self.folder.checkpoint):
                 self._restore(state)
         elif self.method.supervision == "points":
-            self.labels = start_labels(self.folder.labels, self.corpus, self.config, self.device, bars)
+            self.labels = start_labels(
+                self.folder.labels, self.corpus, self.config, self.device, bars, self.ranks
+            )
             self.position.label_version = self.labels.store.latest
         if self.labels is not None and self.labels.trusted:
             self.console.print(describe_trusted(self.labels, self.corpus))
-
-    def _find_distractors(self, bars: Bars) -> dict[str, tuple[npt.NDArray[np.int64], ...] | None]:
-        splits = {"train": self.corpus.train, "val": self.corpus.val}
-        wanted = self.config.distractor_fraction > 0
-        return {
-            name: distractors_of(split, progress=bars) if wanted else None for name, split in splits.items()
-        }
 
     def _method(self, model: torch.nn.Module, num_clusters: int) -> Method:
         return method_class(self.config.method).build(self.config, model, num_clusters)
@@ -222,14 +220,16 @@ class Trainer:
             seed_torch(config.seed, "step", epoch, step)
             self.method.set_lr(learning_rate(config, epoch + step / count))
             batch = stream.batch(epoch * count + step)
-            with autocast(config.precision, self.device):
-                self.losses.add(self.method.train_step(batch))
+            with autocast(config.precision, self.device), self.ranks.sharing():
+                loss = self.method.train_step(batch)
+            self.losses.add(self.ranks.mean(loss))
             if self.average is not None:
                 self.average.update()
             position.step = step + 1
             bars.advance(f"epoch {epoch + 1}/{config.epochs}  loss {self.losses.latest():.4f}")
             position.seconds = time.monotonic() + offset
-            if self.stop() or time.monotonic() - self._saved_at > config.checkpoint_seconds:
+            due = self.ranks.is_first and time.monotonic() - self._saved_at > config.checkpoint_seconds
+            if self.ranks.any(due or self.stop()):
                 self._save()
         self.losses.read()
         record["loss"] = math.fsum(position.losses) / len(position.losses)
@@ -246,7 +246,7 @@ class Trainer:
 
     def _finish_epoch(self, record: dict[str, Any], offset: float) -> None:
         position = self.position
-        self.log.append(record)
+        self.ranks.on_first(self.log.append, record)
         if position.evolving_since < 0 and may_evolve(self.config, record["loss"]):
             position.evolving_since = position.epoch + 1
         position.epoch, position.step = position.epoch + 1, 0
@@ -254,14 +254,7 @@ class Trainer:
         position.log_lines = self.log.count
         position.seconds = time.monotonic() + offset
         self._save()
-        shown = {"val_student_iou": "val IoU", "label_iou_train": "label IoU", "pool_fraction": "pool"}
-        extras = "  ".join(
-            f"{name} {record[key]:.3f}" for key, name in shown.items() if record.get(key) is not None
-        )
-        self.console.print(
-            f"epoch {position.epoch:>3}/{self.config.epochs}  loss {record['loss']:.4f}  {extras}"
-            f"  [dim]{record['seconds']:.0f} s[/dim]"
-        )
+        self.console.print(epoch_line(record, self.config.epochs))
 
     def _visit_outer(self, bars: Bars) -> dict[str, float]:
         config, first = self.config, self.position.epoch * self.config.outer_steps
@@ -272,7 +265,8 @@ class Trainer:
         for step in range(config.outer_steps):
             seed_torch(config.seed, "outer", self.position.epoch, step)
             held_out = val.batch(first + step)
-            infos.append(self.method.outer_step(train.batch(first + step), held_out))
+            with self.ranks.sharing():
+                infos.append(self.method.outer_step(train.batch(first + step), held_out))
             bars("outer steps", step + 1, config.outer_steps)
         return {key: math.fsum(info[key] for info in infos) / len(infos) for key in infos[0]}
 
@@ -285,6 +279,7 @@ class Trainer:
             self.position.epoch,
             self._label_logits,
             bars,
+            self.ranks,
         )
         self.position.label_version = self.labels.store.latest
         return changed
@@ -300,21 +295,13 @@ class Trainer:
         if self.selection == "last":
             score = float(position.epoch)
         else:
-            roles = ("student", "teacher") if self.detector.has_teacher else ("student",)
-            for role in roles:
-                found, _ = evaluate(
-                    partial(self.detector.logits, role=role),
-                    self.selection_images,
-                    self.convention,
-                    partial(bars, f"validation, {role}"),
-                )
-                values.update({f"val_{role}_{key}": value for key, value in found.items()})
+            values = validate(self.detector, self.selection_images, self.convention, bars, self.ranks)
             score = values["val_student_iou"]
         if score > position.best_score:
             position.best_score, position.best_epoch = score, position.epoch
-            self.detector.save_student(self.folder.student)
+            self.ranks.on_first(self.detector.save_student, self.folder.student)
             if self.detector.has_teacher:
-                self.detector.save_teacher(self.folder.teacher)
+                self.ranks.on_first(self.detector.save_teacher, self.folder.teacher)
         return values
 
     # -- pieces -----------------------------------------------------------------------------------------
@@ -340,12 +327,20 @@ class Trainer:
             source.train if training else source.val,
             source.align,
             self.distractors[split],
+            self.ranks,
         )
 
     # -- checkpoints ------------------------------------------------------------------------------------
 
     def _save(self) -> None:
         self.losses.read()  # what came of a loss that is not finite is never kept
+        self.ranks.check_same(self.method.model)
+        self.ranks.on_first(self._write_state)
+        self._saved_at = time.monotonic()
+        if self.ranks.any(self.stop()):
+            raise KeyboardInterrupt
+
+    def _write_state(self) -> None:
         state = {
             "position": vars(self.position),
             "method": self.method.state_dict(),
@@ -355,12 +350,14 @@ class Trainer:
             "average": None if self.average is None else self.average.state_dict(),
         }
         save_run_state(self.folder.checkpoint, state)
-        self._saved_at = time.monotonic()
-        if self.stop():
-            raise KeyboardInterrupt
 
     def _saved_state(self) -> dict[str, Any] | None:
-        return last_run_state(self.folder.checkpoint, self._note) if self.resume else None
+        """The checkpoint to go on from; only the first process may put one in another's place."""
+        path, first = self.folder.checkpoint, self.ranks.is_first
+        state = last_run_state(path, self._note) if self.resume and first else None
+        if not self.ranks.any(state is not None):
+            return None
+        return state if first else load_run_state(path)
 
     def _note(self, text: str) -> None:
         self.console.print(f"[yellow]note[/yellow] {escape(text)}")
@@ -392,5 +389,5 @@ class Trainer:
                     fix="put it back, or start a new run",
                 )
             self.labels = resume_labels(
-                self.folder.labels, self.position.label_version, self.corpus, self.device
+                self.folder.labels, self.position.label_version, self.corpus, self.device, self.ranks
             )

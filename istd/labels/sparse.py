@@ -114,7 +114,7 @@ class SparseLabels(ImageSource):
         """Label `i`, float32 [H, W]; a copy."""
         return torch.from_numpy(self._labels[i].dense()).to(self._device)
 
-    def set_image(self, i: int, label: LabelMap) -> None:
+    def set_image(self, i: int, label: LabelMap | SparseLabel) -> None:
         """Replace label `i` by one of the same size, float32 [H, W] within [0, 1].
 
         Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._batch_parts import current_parts
 from ..errors import ConfigError
 from ._shape import matched
 
@@ -34,5 +35,6 @@ def focal_loss(logits: Tensor, target: Tensor, alpha: float = 2.0, beta: float =
     prob = logits.sigmoid()
     positive = target * (1 - prob).pow(alpha) * F.logsigmoid(logits)
     negative = (1 - target).pow(beta) * prob.pow(alpha) * F.logsigmoid(-logits)
-    count = (target == 1).sum().clamp_min(1)
-    return -(positive + negative).flatten(1).sum(1) * (len(logits) / count)
+    parts = current_parts()
+    count = parts.sum((target == 1).sum()).clamp_min(1)
+    return -(positive + negative).flatten(1).sum(1) * (parts.size * len(logits) / count)

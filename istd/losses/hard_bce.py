@@ -7,6 +7,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._batch_parts import WHOLE, current_parts
 from ..errors import ConfigError
 from ._shape import matched
 
@@ -45,9 +46,12 @@ def hard_bce_loss(
         )
     logits, target = matched(logits, target)
     loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none").flatten(1)
-    ranked = loss.detach().reshape(1, -1) if scope == "batch" else loss.detach()
+    parts = current_parts() if scope == "batch" else WHOLE
+    ranked = parts.joined(loss.detach()).reshape(1, -1) if scope == "batch" else loss.detach()
     position = min(int((1.0 - fraction) * ranked.shape[1]), ranked.shape[1] - 1)
     threshold = ranked.kthvalue(position + 1, dim=1, keepdim=True).values
     kept = (loss.detach() >= threshold).to(loss.dtype)
     count = kept.sum(1)
-    return (loss * kept).sum(1) / (count.mean() if scope == "batch" else count)
+    if scope == "sample":
+        return (loss * kept).sum(1) / count
+    return (loss * kept).sum(1) / (parts.sum(count.mean()) / parts.size)

@@ -17,7 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._batch_parts import current_parts
 from ._blocks import PoolingEncoder, init_xavier, resize
+from ._joint_norm import JointBatchNorm2d
 from .backbone import Backbone, FeatureInfo, Modulate
 from .registry import register_model
 
@@ -144,7 +146,7 @@ def _windows(x: Tensor, dim: int, cells: int) -> Tensor:
     return weights / weights.sum(1, keepdim=True)
 
 
-class PooledNorm(nn.BatchNorm2d):
+class PooledNorm(JointBatchNorm2d):
     """Batch normalisation that uses its running statistics where there is one value a channel.
 
     One image pooled to one cell has no variance, and PyTorch refuses to train on it.
@@ -152,7 +154,7 @@ class PooledNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] → the same shape."""
-        if self.training and x.numel() == x.shape[1]:
+        if self.training and current_parts().size * x.numel() == x.shape[1]:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(x)
 

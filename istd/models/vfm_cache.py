@@ -120,6 +120,12 @@ class VFMCache:
         stored = sum(path.exists() for path in paths)
         return CacheReport(stored, len(paths) - stored, _size_of(self.folder))
 
+    def has_room(self, images: Sequence[Tensor]) -> bool:
+        """Whether the maps of all these images fit without removing any; then several may fill it at once."""
+        sizes = {self.path(image): self._size(image) for image in images}
+        wanted = sum(size for path, size in sizes.items() if not path.exists())
+        return _size_of(self._root) + wanted <= self.limit
+
     def compute(self, pixels: Tensor) -> Tensor:
         """The maps of one image, uint8 [H, W], float16 [K, d, h, w] on the CPU.
 

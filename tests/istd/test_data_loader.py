@@ -252,3 +252,15 @@ def test_another_device_sees_the_same_batches() -> None:
         assert torch.equal(first.index, second.index.cpu())
         assert torch.allclose(first.image, second.image.cpu(), atol=1e-5)
         assert torch.allclose(first.label, second.label.cpu(), atol=1e-5)
+
+
+def test_parts_of_a_batch_are_its_crops_bit_for_bit() -> None:
+    """Several processes make a part each: what is drawn for the others must not be drawn differently."""
+    shared: dict[str, object] = {"batch_size": 6, "augment": AugmentSettings(probability=1.0), "seed": 5}
+    whole = loader(**shared)
+    parts = [loader(part=(first, 3), **shared) for first in (0, 3)]
+    for epoch in range(4):
+        batch, *halves = (one.batch(epoch, 0) for one in (whole, *parts))
+        for key in ("index", "image", "label", "top", "left"):
+            joined = torch.cat([getattr(half, key) for half in halves])
+            assert torch.equal(joined, getattr(batch, key)), key

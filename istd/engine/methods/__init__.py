@@ -1,6 +1,6 @@
 """Training methods behind one interface. A new one is one file that registers itself, and one import here."""
 
-from .base import Method, PlainMethod
+from .base import Method, PlainMethod, average_gradients
 from .full import Full
 from .lesps import Lesps
 from .pal import Pal
@@ -14,6 +14,7 @@ __all__ = [
     "Pal",
     "PlainMethod",
     "SemanticPrior",
+    "average_gradients",
     "list_methods",
     "method_class",
     "register_method",

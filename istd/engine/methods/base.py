@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from ..._batch_parts import current_parts
 from ...errors import ConfigError
 from ...losses import task_loss
 from ..batches import TrainBatch
@@ -56,6 +57,9 @@ class Method(abc.ABC):
         """Take one optimiser step on a batch; its loss before the step, a scalar on the device.
 
         It does not wait for a GPU. A loss that is not finite says that the step has spoilt the weights.
+
+        Of several processes each gets an equal part of the batch, and all must take the same step: see
+        `average_gradients`, which `PlainMethod` calls; `bilevel.Solver` does the like by itself.
         """
 
     def outer_step(self, train: TrainBatch, val: TrainBatch) -> dict[str, float]:
@@ -97,6 +101,7 @@ class PlainMethod(Method):
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(batch)
         loss.backward()
+        average_gradients(self.model)
         self.optimizer.step()
         return loss.detach()
 
@@ -113,6 +118,16 @@ class PlainMethod(Method):
         """Go back to a state that `state_dict` gave."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def average_gradients(model: nn.Module) -> None:
+    """Average the gradients that `backward` left over the processes of the run; nothing in a single one.
+
+    The gradient is then that of the whole batch: its loss is the mean of those of the parts, and batch
+    normalisation and the losses of `istd.losses` know of the whole batch already.
+    """
+    grads = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    current_parts().average(grads)
 
 
 def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:

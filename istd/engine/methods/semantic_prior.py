@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 import bilevel
 
+from ..._batch_parts import current_parts
 from ...losses import inner_loss, outer_loss
 from ...models import TeacherStudent
 from ..batches import TrainBatch
@@ -45,10 +46,10 @@ class SemanticPrior(Method):
         super().__init__(config, model)
         self.has_outer_problem = config.hypergradient != "off"
         self.as_reference = config.hypergradient == "reference"
-        device = next(model.parameters()).device
+        like = next(model.parameters())
         self.weights = bilevel.ClusterWeights(
             num_clusters, normalize="detached_mean" if self.as_reference else "mean"
-        ).to(device)
+        ).to(like)
         self.optimizer = make_optimizer(config, model)
         outer_kind = torch.optim.AdamW if self.as_reference else torch.optim.Adam
         self.outer_optimizer = outer_kind(self.weights.parameters(), lr=config.outer_lr)
@@ -77,7 +78,7 @@ class SemanticPrior(Method):
         config, kind = self.config, self.config.loss
         fixed: Literal["student"] | None = None if config.student_weight else "student"
         teacher, student = model(batch.image, batch.maps, fixed=fixed)
-        w = weights(batch.cluster)
+        w = _of_batch(weights, batch)
         gate = None if model.scam is None else model.scam.gate
         loss = inner_loss(
             teacher,
@@ -102,7 +103,7 @@ class SemanticPrior(Method):
         """
         config = self.config
         teacher, student = model(batch.image, batch.maps, fixed="teacher")
-        w = weights(batch.cluster) if self.as_reference else None
+        w = _of_batch(weights, batch) if self.as_reference else None
         return outer_loss(
             student, teacher, batch.label, w, kind=config.loss, over_outputs=config.over_outputs
         )
@@ -170,3 +171,9 @@ class SemanticPrior(Method):
                 return ReferenceGaussNewton(lambda: self.optimizer.param_groups[0]["lr"])
             case _:
                 return bilevel.GaussNewton()
+
+
+def _of_batch(weights: bilevel.ClusterWeights, batch: TrainBatch) -> Tensor:
+    """The weights of a batch's images, [B]; they are normalised over the whole batch where this is a part."""
+    parts = current_parts()
+    return parts.own(weights(parts.joined(batch.cluster)))
