@@ -32,7 +32,7 @@ _BATCHES = 8
 
 def jobs(quick: bool) -> list[Job]:
     """The same images few and many, in memory and streamed: growth is the difference."""
-    counts, side = ((64, 256), 128) if quick else ((100, 500), 256)
+    counts, side = ((64, 192), 128) if quick else ((100, 500), 256)
     return [{"images": count, "side": side, "streamed": mode} for mode in (False, True) for count in counts]
 
 

@@ -28,7 +28,7 @@ LITTLE = 6e3  # bytes for one image more: names, points, label; its pixels and m
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """64 and 256 images of 128² through every step of a run, in memory and streamed."""
+    """64 and 192 images of 128² through every step of a run, in memory and streamed."""
     out = tmp_path_factory.mktemp("scale")
     assert cli.main(["--quick", "--only", "growth", "--out", str(out)]) == 0
     assert (out / "plot.png").stat().st_size > 0
