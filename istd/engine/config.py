@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from ..errors import ConfigError
 from ..labels import list_initializations
+from ..labels.levels import HIGHEST_FRACTION
 from ..models import DEFAULT_VFM, list_models
+from ._setting_types import check_type, is_optional, literal_choices, parse, shown
 from .presets import DEEP_SUPERVISION, METHOD_PRESETS, method_preset, scaled_interval
 
 HypergradientName = Literal["off", "gauss-newton", "unrolled", "implicit", "reference"]
@@ -37,7 +38,11 @@ _POSITIVE = frozenset(
         "process_timeout",
     }
 )
-_LARGEST = {"crop": 8193}  # the side of the largest image that is read, and one
+_LOWEST = {"epochs": 1, "crop": 16, "batch_size": 1, "outer_steps": 1, "unroll_steps": 1}
+_UPPER_BOUNDS = {
+    "crop": 8193,  # the side of the largest image that is read, and one
+    "ema": 1.0,  # weights that never move
+}
 _FRACTIONS = (
     "target_fraction",
     "distractor_fraction",
@@ -62,21 +67,30 @@ class TrainConfig:
     Some that do not speak for themselves:
         vfm_cache: "full-image" cuts the crops' hidden maps out of those of their whole images, which are kept
             on the disk in at most `vfm_cache_gb` GiB: faster, and an approximation (`features.py`).
+        modulation_scale: s of the modulation (`istd.models.SCAM`); None is the backbone's own.
         lr_milestones: fractions of the run after which `lr_schedule="step"` multiplies by `lr_factor`.
         augment_warp: rotate, shift and scale crops too, which blurs labels; the focal loss counts exact ones.
         target_fraction, distractor_fraction: shares of the crops that contain a target, and a place that
             looks like one (`istd.data.find_distractors`); the rest is cut anywhere.
+        prior: the share of target pixels that an untrained network predicts, by the bias of its head; None
+            keeps the network's own start.
         ema: decay of the moving average of the weights, which is what evolves labels, is validated and is
             kept (`averaging.py`); 0 keeps the weights as they are.
         precision: of the networks in inner steps, label evolution and validation. "bfloat16" is autocast;
             weights, losses, hypergradients and the final evaluation stay in float32. In "float64" all of
             these are, to tell rounding from faults; probabilities and labels stay in float32.
         deep_supervision: how losses of several heads are joined; "auto" is the backbone's own way.
+        clusters: how many cluster weights; None has as many images in each as the reference.
+        outer_every, outer_steps: epochs between visits of the outer problem, and outer steps at each.
+        implicit_damping: added to the Hessian's diagonal with `hypergradient="implicit"`.
+        distill_teacher: weight of the distillation term in the teacher's loss.
+        student_weight: weight of the student's own loss in the inner problem; 0 is the paper's inner loss.
+        gate_l1: weight of the mean absolute SCAM gate.
         contrast_fraction: where `label_init` "levels" and "contrast" expect a target's boundary; None is
             their own default. With `trusted_masks` it is the prior of the calibration, and with "learned",
             which needs some, of the fractions.
         boundary_clusters: `label_init="learned"` learns a boundary fraction for each of so many kinds of
-            targets (`istd.labels.learn`).
+            targets (`istd.labels.learn`); a dozen masks can hardly tell more than one.
         trusted_masks: how many training images, drawn by `val_seed`, may show their masks: these calibrate
             the start of the other labels, and are the labels of their images, for good. 0: masks train
             nothing but `method="full"`.
@@ -86,7 +100,9 @@ class TrainConfig:
             published, or "follow" it down as fast as up (`istd.labels.evolve_both_ways`).
         label_meet, label_rise, label_decay, lock: see `istd.labels.EvolutionSettings`. With
             `lock="saturated"` labels are also rounded to 8 bits whenever they evolve, as in the reference.
+        evolve_every: epochs between label evolutions; None is 5 as published, fewer in shorter runs.
         mining: "bounded", or "reference", the rule of PAL's code (`istd.labels.REFERENCE_MINING`).
+        mine_until: fraction of the run after which images that still wait are not let in any more.
         memory_gb: what the pixels of images and masks may take on the device, in GiB; None is half of what is
             free when they are loaded. What does not fit stays in the packed file: slower, and the same run
             bit for bit.
@@ -170,50 +186,67 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         self._fill_in()
-        for item in dataclasses.fields(self):
-            choices = setting_choices(item.name)
-            value = getattr(self, item.name)
-            if choices and value not in choices and not (value is None and _optional(_HINTS[item.name])):
-                raise ConfigError(
-                    f"--{item.name.replace('_', '-')} has an unknown value",
-                    found=value,
-                    expected=" | ".join(map(str, choices)),
-                )
-            if not choices:
-                _check_type(item.name, value, _HINTS[item.name])
+        self._check_each()
         if self.coupling == "separate" and self.student_weight == 0 and self.hypergradient != "reference":
             raise ConfigError(
                 "nothing would train the student",
                 found="coupling=separate with student_weight=0",
                 fix="give the student a weight, or share the network (coupling=shared)",
             )
-        if self.backbone not in list_models():
-            raise ConfigError(
-                "--backbone is unknown", found=self.backbone, expected=" | ".join(list_models())
-            )
-        for name, low in (
-            ("epochs", 1),
-            ("crop", 16),
-            ("batch_size", 1),
-            ("outer_steps", 1),
-            ("unroll_steps", 1),
-        ):
-            if getattr(self, name) < low:
-                raise ConfigError(
-                    f"--{name.replace('_', '-')} is too small",
-                    found=getattr(self, name),
-                    expected=f"at least {low}",
-                )
-        for name in _FRACTIONS:
-            value = getattr(self, name)
-            if value is not None and not 0.0 <= value <= 1.0:
-                raise ConfigError(f"--{name.replace('_', '-')} is a fraction", found=value, expected="0 to 1")
         if self.target_fraction + self.distractor_fraction > 1 + 1e-9:
             raise ConfigError(
                 "crops on targets and on distractors are more than all",
                 found=f"target_fraction={self.target_fraction}, "
                 f"distractor_fraction={self.distractor_fraction}",
                 expected="at most 1 together",
+            )
+        if self.label_fall == "follow" and self.label_rise == "raise":
+            raise ConfigError(
+                "labels cannot both follow predictions down and never fall",
+                found="label_fall=follow with label_rise=raise",
+                fix="take label_rise=average, or label_fall=decay",
+            )
+        self._check_boundary()
+        if self.batch_size < 2 and self.method == "semantic-prior":
+            raise ConfigError(
+                "cluster weights compare the images of a batch",
+                found=f"--batch-size {self.batch_size}",
+                expected="at least 2 with --method semantic-prior",
+            )
+
+    def _check_each(self) -> None:
+        for item in dataclasses.fields(self):
+            name, value, hint = item.name, getattr(self, item.name), _HINTS[item.name]
+            choices = setting_choices(name)
+            if choices and value not in choices and not (value is None and is_optional(hint)):
+                raise ConfigError(
+                    f"{shown(name)} has an unknown value", found=value, expected=" | ".join(map(str, choices))
+                )
+            if not choices:
+                check_type(
+                    name, value, hint, positive=name in _POSITIVE, below=_UPPER_BOUNDS.get(name, 2**31)
+                )
+        if self.backbone not in list_models():
+            raise ConfigError(
+                "--backbone is unknown", found=self.backbone, expected=" | ".join(list_models())
+            )
+        for name, low in _LOWEST.items():
+            if getattr(self, name) < low:
+                raise ConfigError(
+                    f"{shown(name)} is too small", found=getattr(self, name), expected=f"at least {low}"
+                )
+        for name in _FRACTIONS:
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value <= 1.0:
+                raise ConfigError(f"{shown(name)} is a fraction", found=value, expected="0 to 1")
+
+    def _check_boundary(self) -> None:
+        fraction = self.contrast_fraction
+        if self.label_init == "levels" and fraction is not None and fraction > HIGHEST_FRACTION:
+            raise ConfigError(
+                "the boundary of a blurred point cannot be expected as high",
+                found=f"contrast_fraction={fraction:g} with label_init=levels",
+                expected=f"at most {HIGHEST_FRACTION:g}",
             )
         if self.label_init == "learned" and self.method != "full":
             if self.trusted_masks == 0:
@@ -222,24 +255,12 @@ class TrainConfig:
                     found="label_init=learned with trusted_masks=0",
                     fix="allow some with --set trusted_masks=K, or start from --set label_init=levels",
                 )
-            if self.contrast_fraction in (0.0, 1.0):
+            if fraction in (0.0, 1.0):
                 raise ConfigError(
                     "the prior of learned boundary fractions is out of range",
-                    found=f"contrast_fraction={self.contrast_fraction:g}",
+                    found=f"contrast_fraction={fraction:g}",
                     expected="between 0 and 1",
                 )
-        if self.trusted_masks and self.method == "full":
-            raise ConfigError(
-                "full supervision trusts all masks",
-                found=f"trusted_masks={self.trusted_masks} with --method full",
-                fix="leave trusted_masks out",
-            )
-        if self.batch_size < 2 and self.method == "semantic-prior":
-            raise ConfigError(
-                "cluster weights compare the images of a batch",
-                found=f"--batch-size {self.batch_size}",
-                expected="at least 2 with --method semantic-prior",
-            )
 
     def _fill_in(self) -> None:
         """Give open fields the method's values; a wrong method is named by the check that follows."""
@@ -304,71 +325,12 @@ def setting_choices(name: str) -> tuple[Any, ...]:
         return tuple(METHOD_PRESETS)
     if name == "label_init":  # "learned" is of a run, not of an image: `learned_labels.py`
         return (*list_initializations(), "learned")
-    return _literal_choices(_HINTS[name])
+    return literal_choices(_HINTS[name])
 
 
 def parse_setting(name: str, text: str) -> Any:
     """The value of a field as a person types it: numbers, true and false, none where allowed, text."""
-    hint, word = _HINTS[name], text.strip().lower()
-    if word in ("none", "null") and _optional(hint):
-        return None
-    if _is_tuple(hint):
-        try:
-            return tuple(float(part) for part in text.split(",") if part.strip())
-        except ValueError:
-            return text
-    kinds = typing.get_args(hint) or (hint,)
-    if bool in kinds and word in ("true", "false", "yes", "no", "1", "0"):
-        return word in ("true", "yes", "1")
-    for kind in (int, float):
-        if kind in kinds:
-            try:
-                return kind(text)
-            except ValueError:
-                continue
-    return text
-
-
-def _check_type(name: str, value: Any, hint: Any) -> None:
-    """Refuse a value of another type than the field's, and numbers that make no sense anywhere."""
-    if _is_tuple(hint):
-        if not isinstance(value, tuple) or not all(
-            isinstance(part, int | float) and 0 <= part <= 1 for part in value
-        ):
-            raise ConfigError(
-                f"--set {name} is a list of fractions", found=repr(value), expected="such as 0.5,0.75"
-            )
-        return
-    kinds = typing.get_args(hint) or (hint,)
-    fits = type(value) in kinds or (type(value) is int and float in kinds)
-    if not fits:
-        expected = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
-        raise ConfigError(f"--set {name} is of the wrong type", found=repr(value), expected=expected)
-    if isinstance(value, int | float) and not isinstance(value, bool) and name != "seed":
-        positive = name in _POSITIVE
-        # Compared, not math.isfinite: whole numbers may be too large for a float.
-        if not 0 <= value < _LARGEST.get(name, 2**31) or (positive and value == 0):
-            raise ConfigError(
-                f"--set {name} is out of range",
-                found=str(value)[:40],
-                expected="a positive number" if positive else "a number that is not negative",
-            )
-
-
-def _is_tuple(hint: Any) -> bool:
-    return typing.get_origin(hint) is tuple
-
-
-def _optional(hint: Any) -> bool:
-    return type(None) in typing.get_args(hint)
-
-
-def _literal_choices(hint: Any) -> tuple[Any, ...]:
-    if typing.get_origin(hint) is Literal:
-        return get_args(hint)
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return tuple(choice for part in get_args(hint) for choice in _literal_choices(part))
-    return ()
+    return parse(text, _HINTS[name])
 
 
 _HINTS = typing.get_type_hints(TrainConfig)

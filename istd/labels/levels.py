@@ -28,7 +28,7 @@ from ._point_windows import label_windows
 from ._reconstruct import FloatArray, reconstruct
 from ._window_checks import check_window
 
-_HIGHEST = 0.7  # share of the contrast above which a boundary would leave nothing of a blurred point
+HIGHEST_FRACTION = 0.7  # share of the contrast above which a boundary would leave nothing of a blurred point
 _REACH = 2.0  # how many `spread`s the levels reach to both sides
 _SQUARE = np.ones((3, 3), np.uint8)
 
@@ -79,11 +79,11 @@ class LevelsSettings:
 
     def __post_init__(self) -> None:
         check_window(self)
-        if self.fraction > _HIGHEST:
+        if self.fraction > HIGHEST_FRACTION:
             raise ConfigError(
                 "no boundary is expected so near to the peak",
                 found=f"fraction={self.fraction:g}",
-                expected=f"at most {_HIGHEST:g}",
+                expected=f"at most {HIGHEST_FRACTION:g}",
                 fix="lower --set contrast_fraction, or start from --set label_init=contrast",
             )
         if self.levels < 1:
@@ -142,7 +142,7 @@ def _soft_region(
 
 def _expected(contrast: float, settings: LevelsSettings) -> float:
     """Where the boundary is expected, as a share of the contrast."""
-    return min(settings.fraction + settings.visible / contrast, _HIGHEST)
+    return min(settings.fraction + settings.visible / contrast, HIGHEST_FRACTION)
 
 
 def _connected_level(window: FloatArray, seeds: tuple[tuple[int, int], ...], connectivity: int) -> FloatArray:

@@ -23,12 +23,15 @@ from istd.models import list_models
         ({"backbone": "resnet"}, "mlclnet"),
         ({"epochs": 0}, "--epochs"),
         ({"crop": 8}, "--crop"),
-        ({"target_fraction": 1.5}, "--target-fraction"),
+        ({"target_fraction": 1.5}, "--set target_fraction"),
         ({"batch_size": 1}, "at least 2"),
         ({"coupling": "separate", "student_weight": 0.0}, "train the student"),
         ({"lr": "abc"}, "wrong type"),
-        ({"coupling": None}, "--coupling"),
+        ({"coupling": None}, "--set coupling"),
         ({"lr_milestones": (0.5, 2.0)}, "list of fractions"),
+        ({"ema": 1.0}, "--set ema is out of range"),
+        ({"contrast_fraction": 0.9}, "at most 0.7"),
+        ({"label_fall": "follow", "label_rise": "raise"}, "never fall"),
     ],
 )
 def test_impossible_configurations_are_refused(changes, message):

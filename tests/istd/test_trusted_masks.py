@@ -145,10 +145,8 @@ def test_trusting_what_is_not_there_is_refused(tmp_path: Path) -> None:
         start_labels(tmp_path / "l.h5", corpus(masks=False), config(trusted_masks=2), CPU)
     with pytest.raises(DataError, match="fewer training masks"):
         start_labels(tmp_path / "l.h5", corpus(), config(trusted_masks=13), CPU)
-    with pytest.raises(ConfigError, match="trusts all masks"):
-        config(method="full", trusted_masks=3)
-    with pytest.raises(ConfigError, match="trains on all masks"):  # whatever its name
-        Full(config(trusted_masks=3), nn.Conv2d(1, 1, 1))
+    with pytest.raises(ConfigError, match="trains on all masks"):
+        Full(config(method="full", trusted_masks=3), nn.Conv2d(1, 1, 1))
 
 
 def test_calibration_of_levels_follows_the_annotator() -> None:
