@@ -15,3 +15,8 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def named_device(device: torch.device | str) -> torch.device:
+    """`device` as the tensors there name it: "cuda" becomes "cuda:0", say, which torch holds for another."""
+    return torch.empty(0, device=device).device

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .._transfer import to_device
+from .._transfer import named_device, to_device
 from ..ragged import ImageSource, RaggedImages
 
 PixelReader = Callable[[int, int], npt.NDArray[np.uint8]]
@@ -40,7 +40,7 @@ class StreamedImages(ImageSource):
         self._read = read
         self._starts = starts
         self._sizes = sizes
-        self._device = torch.device(device)
+        self._device = named_device(device)
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .._transfer import to_device
+from .._transfer import named_device, to_device
 from ..errors import LabelError
 from ..ragged import ImageSource, size_tuple
 from ._checks import check_unit_map
@@ -74,7 +74,7 @@ class SparseLabels(ImageSource):
     """The soft labels of a split, in memory as sparse as they are.
 
     A label takes 8 bytes for each nonzero pixel, whatever the size of its image. Crops are put together on
-    the host from the pixels they contain, so that only those go to the device.
+    the host, from the pixels that they contain.
 
     Args:
         labels: of all images, in their order; the objects are shared, never changed.
@@ -83,7 +83,7 @@ class SparseLabels(ImageSource):
 
     def __init__(self, labels: Iterable[SparseLabel], device: torch.device | str = "cpu") -> None:
         self._labels = list(labels)
-        self._device = torch.device(device)
+        self._device = named_device(device)
         self._sizes = size_tuple(*zip(*(label.size for label in self._labels), strict=True))
 
     @property
@@ -137,13 +137,10 @@ class SparseLabels(ImageSource):
         area = height * width
         flat = np.concatenate([pixel + number * area for number, (pixel, _) in enumerate(found)])
         values = np.concatenate([value for _, value in found])
-        crops = torch.zeros(len(found) * area, device=self._device)
-        crops.index_copy_(
-            0,
-            to_device(torch.from_numpy(flat), self._device),
-            to_device(torch.from_numpy(values), self._device),
-        )
-        return crops.view(len(found), 1, height, width)
+        # Whole on the host: writing to places waits for a GPU where kernels have to be repeatable.
+        crops = torch.zeros(len(found) * area, pin_memory=self._device.type == "cuda")
+        crops.index_copy_(0, torch.from_numpy(flat), torch.from_numpy(values))
+        return to_device(crops.view(len(found), 1, height, width), self._device)
 
     def to(self, device: torch.device | str) -> SparseLabels:
         """The same labels, given on `device`."""

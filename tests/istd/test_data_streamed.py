@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fault_compare import assert_same
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from istd.data import CropLoader, ImageSet, PackedDataset, StreamedImages, SyntheticDataset, load_split, pack
 from istd.data import _memory as memory
@@ -122,6 +123,40 @@ def test_sparse_labels_answer_as_dense_ones() -> None:
     labels.set_image(1, arrays[1] + 0.5)
     arrays[1] += 0.5
     assert_same_images(labels, RaggedImages.from_arrays(arrays))
+
+
+def test_all_name_a_device_as_its_tensors_do(file: Path) -> None:
+    """As with "cuda", which torch holds for another device than "cuda:0"."""
+    held, streamed = both(file)
+    assert held.masks is not None
+    labels = SparseLabels([SparseLabel.of(held.masks.image(i).float().numpy()) for i in range(len(held))])
+    there = held.to("cpu:0")
+    assert labels.to("cpu:0").device == streamed.images.to("cpu:0").device == there.images.device
+    assert CropLoader(there, labels.to("cpu:0"), crop=8, batch_size=2, seed=0).batch(0, 0).label.amax() == 1
+
+
+class WorkOnMeta(TorchDispatchMode):
+    """Notes what is done on the device "meta"."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        answer = func(*args, **(kwargs or {}))
+        if answer.device.type == "meta":
+            self.done.append(func.overloadpacket.__name__)
+        return answer
+
+
+def test_crops_of_sparse_labels_are_only_copied_to_their_device() -> None:
+    """Writing to places there, with repeatable kernels, would wait for a GPU in every step."""
+    labels = SparseLabels([SparseLabel.of(np.eye(8, dtype=np.float32))], "meta")
+    zero = torch.zeros(2, dtype=torch.int64)
+    with WorkOnMeta() as work:
+        crops = labels.crop(zero, zero, zero, 4)
+    assert (crops.device.type, tuple(crops.shape)) == ("meta", (2, 1, 4, 4))
+    assert work.done == ["_to_copy"]
 
 
 @pytest.mark.usefixtures("without_pictures")

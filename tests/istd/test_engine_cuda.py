@@ -19,7 +19,8 @@ from istd.engine.detector import build_model, to_fast_layout
 from istd.engine.features import live_features
 from istd.engine.methods import Full, Method, SemanticPrior
 from istd.engine.runtime import autocast, deterministic
-from istd.labels import LabelStore
+from istd.labels import LabelStore, SparseLabel, SparseLabels
+from istd.ragged import ImageSource
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -38,7 +39,11 @@ def train(
     average = WeightAverage(model, 0.9)
     clusters = torch.arange(len(images), device=device) % 2
     assert images.masks is not None
-    stream = open_stream("train", config, images, images.masks, None, clusters, live_features(None))
+    labels: ImageSource = images.masks
+    if name != "full":  # as in a run that learns from points
+        masks = (labels.image(number).cpu().numpy() for number in range(len(labels)))
+        labels = SparseLabels(map(SparseLabel.of, masks), device)
+    stream = open_stream("train", config, images, labels, None, clusters, live_features(None))
     losses = []
     with deterministic():
         try:
