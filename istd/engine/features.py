@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -134,7 +135,7 @@ class CachedFeatures:
         places = zip(batch.index.tolist(), batch.top.tolist(), batch.left.tolist(), strict=True)
         maps = [
             self._cache.window(
-                self._images.image(number),
+                partial(self._images.image, number),
                 self._paths[number],
                 top // self._patch,
                 left // self._patch,

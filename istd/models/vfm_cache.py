@@ -145,10 +145,13 @@ class VFMCache:
             )
         return maps
 
-    def window(self, pixels: Tensor, path: Path, top: int, left: int, height: int, width: int) -> Tensor:
+    def window(
+        self, pixels: Tensor | Callable[[], Tensor], path: Path, top: int, left: int, height: int, width: int
+    ) -> Tensor:
         """A window of an image's tokens from row `top`, column `left` on: float16 [K, d, height, width].
 
-        Read from `path`, its file; computed where that is absent or damaged.
+        Read from `path`, its file; computed where that is absent or damaged. Only there `pixels` are looked
+        at, uint8 [H, W], or what gets them is called.
         """
         window = (slice(None), slice(None), slice(top, top + height), slice(left, left + width))
         if path.exists():
@@ -158,7 +161,7 @@ class VFMCache:
             except (OSError, KeyError, ValueError, TypeError, RuntimeError):
                 with contextlib.suppress(OSError):
                     path.unlink()
-        return self.compute(pixels)[window]
+        return self.compute(pixels() if callable(pixels) else pixels)[window]
 
     def _seen(self, pixels: Tensor) -> tuple[int, int]:
         return max(pixels.shape[0], self.least[0]), max(pixels.shape[1], self.least[1])

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from istd.data import CropLoader, SyntheticDataset, load_names, pack
+from istd.data import Batch, CropLoader, SyntheticDataset, load_names, pack
 from istd.engine import TrainConfig, load_corpus
 from istd.engine.features import CachedFeatures, open_features
 from istd.errors import ConfigError, ModelError
 from istd.models import SCAM, FrozenVFM, VFMCache, create_vfm
+from istd.ragged import RaggedImages
 
 LARGE = 1 << 30
 
@@ -122,6 +123,21 @@ def test_crops_get_the_tokens_they_cover(tmp_path: Path, vfm: FrozenVFM) -> None
             seen.add((int(top), int(left)))
     assert {top for top, _ in seen} == {0, 16, 32}, "aligned, and the last rows can be reached"
     assert {left for _, left in seen} <= {0, 16, 32, 48}
+
+
+def test_images_with_stored_maps_are_not_read_again(
+    tmp_path: Path, vfm: FrozenVFM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may lie in a file, and a crop asks for one in every step."""
+    (picture,) = images((64, 64))
+    source = RaggedImages.from_arrays([picture.numpy()])
+    cache = VFMCache(tmp_path, vfm, LARGE, least=(32, 32))
+    cache.fill([picture])
+    features = CachedFeatures(cache, source, crop=32)
+    zero = torch.zeros(1, dtype=torch.int64)
+    batch = Batch(zero, torch.zeros(1, 1, 32, 32), torch.zeros(1, 1, 32, 32), zero, zero + 16)
+    monkeypatch.setattr(source, "image", lambda number: pytest.fail(f"image {number} was read"))
+    assert torch.equal(features(batch)[0], direct(vfm, picture)[:, :, :2, 1:3])
 
 
 def test_the_pooling_does_not_ask_where_a_token_is(vfm: FrozenVFM) -> None:
