@@ -60,8 +60,7 @@ def load_corpus(
             expected="a train split, and less than all of it held out",
         )
     train = load_names(dataset, dataset.splits["train"], device, memory_gb=config.memory_gb)
-    left = None if config.memory_gb is None else max(0.0, config.memory_gb - train.nbytes / 2**30)
-    val = load_names(dataset, dataset.splits["val"], device, memory_gb=left)
+    val = load_names(dataset, dataset.splits["val"], device, memory_gb=memory_left(config, train))
     if not any(len(points) for points in train.points):
         raise DataError(
             "no training image has a point",
@@ -71,6 +70,13 @@ def load_corpus(
             fix="check the masks or the point file of the training split",
         )
     return Corpus(dataset, train, val, dataset.split_hash(), *measure(train))
+
+
+def memory_left(config: TrainConfig, *held: ImageSet) -> float | None:
+    """GiB that more pixels may take in the memory that holds `held`; None if `config` does not say."""
+    if config.memory_gb is None:
+        return None
+    return max(0.0, config.memory_gb - sum(images.nbytes for images in held) / 2**30)
 
 
 def check_supervision(config: TrainConfig, corpus: Corpus, supervision: str) -> None:

@@ -28,7 +28,7 @@ from ..viz import (
     thin_out,
 )
 from .config import TrainConfig
-from .corpus import Corpus
+from .corpus import Corpus, memory_left
 from .detector import Detector, load_weights
 from .evaluation import evaluate, probability_maps
 from .label_state import LabelState, label_quality
@@ -96,8 +96,10 @@ def finish_run(run: TrainedRun) -> dict[str, Any]:
 def _score(run: TrainedRun, results: dict[str, Any], bars: Bars) -> None:
     """Add the metrics to `results`, and write everything."""
     dataset = run.corpus.dataset
-    # On the host: the network takes one image at a time.
-    test = load_split(dataset, "test", memory_gb=run.config.memory_gb) if dataset.splits["test"] else None
+    # On the host: the network takes one image at a time. On a CPU the others are there too.
+    held = (run.corpus.train, run.corpus.val) if run.device.type == "cpu" else ()
+    left = memory_left(run.config, *held)
+    test = load_split(dataset, "test", memory_gb=left) if dataset.splits["test"] else None
     for split, images, table in (("test", test, run.folder.per_image), ("val", run.corpus.val, None)):
         if images is not None and images.masks is not None:
             results["metrics"][split] = score_roles(run, images, bars, table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from istd.data import CropLoader, ImageSet, PackedDataset, StreamedImages, SyntheticDataset, load_split, pack
 from istd.data import _memory as memory
-from istd.engine import RunFolder, TrainConfig, Trainer, load_state
+from istd.engine import RunFolder, TrainConfig, Trainer, load_corpus, load_state, results
+from istd.engine.ranks import ALONE
 from istd.errors import DataError
 from istd.labels import LabelStore, SparseLabel, SparseLabels
 from istd.ragged import ImageSource, RaggedImages
@@ -81,6 +83,28 @@ def test_what_does_not_fit_is_streamed(file: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(memory, "_free_on_host", lambda: 3.0 * need)
     assert type(load_split(dataset, "train").images) is StreamedImages
     assert type(load_split(dataset, "train", memory_gb=1.0).images) is RaggedImages
+
+
+def test_the_test_images_of_a_run_get_what_the_others_leave(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = 2 * 40 * 52
+    config = TrainConfig(data=str(file), memory_gb=(6 + 3 + 1) * one / 2**30)
+    corpus = load_corpus(config, torch.device("cpu"))
+    assert (corpus.train.nbytes, corpus.val.nbytes) == (6 * one, 3 * one)
+    seen: list[ImageSet] = []
+    monkeypatch.setattr(results, "score_roles", lambda run, images, *more: seen.append(images))
+    monkeypatch.setattr(results, "_write", lambda *all_of_it: None)
+    run: Any = SimpleNamespace(
+        config=config,
+        corpus=corpus,
+        device=torch.device("cpu"),
+        folder=RunFolder(file.parent),
+        ranks=ALONE,
+    )
+    bars: Any = None
+    results._score(run, {"metrics": {}, "not_evaluated": {}}, bars)
+    assert [images.nbytes for images in seen] == [0, 3 * one]
 
 
 def test_what_is_free_is_the_least_of_machine_and_container(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,12 +189,12 @@ def test_a_run_on_streamed_images_is_the_same_bit_for_bit(file: Path, tmp_path: 
     settings: dict[str, Any] = {"method": method, "epochs": 2, "crop": 32, "batch_size": 3, "clusters": 2}
     settings |= {"vfm": "random:test_vit", "evolve_start": 0.0, "evolve_loss": 0.0, "evolve_every": 1}
     settings |= {"outer_every": 1, "outer_steps": 1, "device": "cpu"}
-    results = []
+    found = []
     for gb in (1.0, 0.0):
         config = TrainConfig(data=str(file), memory_gb=gb, **settings)
-        results.append(Trainer(config, tmp_path / str(gb)).fit())
+        found.append(Trainer(config, tmp_path / str(gb)).fit())
     held, streamed = (tmp_path / str(gb) for gb in (1.0, 0.0))
-    assert results[0]["metrics"] == results[1]["metrics"]
+    assert found[0]["metrics"] == found[1]["metrics"]
     for role in ("student",) if method == "full" else ("student", "teacher"):
         one, other = (
             load_state(RunFolder(folder).weights(role), kind=role)["weights"] for folder in (held, streamed)
