@@ -74,9 +74,9 @@ def demo(
 
 
 _LESSONS = {
-    "semantic-prior": ": labels grow from the points as the teacher learns",
-    "pal": ": labels grow from the points as the detector learns",
-    "lesps": ": labels grow from single pixels as the detector learns",
+    "semantic-prior": ": labels start from the points and follow the teacher as it learns",
+    "pal": ": labels start from the points and follow the detector as it learns",
+    "lesps": ": labels start from single pixels and follow the detector as it learns",
     "full": " on the true masks",
 }
 

@@ -73,12 +73,16 @@ class Detector:
         model: a backbone, or `TeacherStudent`.
         vfm: the frozen model that the teacher needs, or None.
         header: what is written with the weights: backbone, method, settings.
+        role: whose answer it gives, "student" or "teacher", unless asked for the other's.
     """
 
-    def __init__(self, model: nn.Module, vfm: FrozenVFM | None, header: dict[str, Any]) -> None:
+    def __init__(
+        self, model: nn.Module, vfm: FrozenVFM | None, header: dict[str, Any], role: str = "student"
+    ) -> None:
         self.model = to_fast_layout(model)
         self.vfm = vfm
         self.header = header
+        self.role = role
 
     @property
     def has_teacher(self) -> bool:
@@ -106,8 +110,11 @@ class Detector:
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def logits(self, image: Tensor, role: str = "student") -> Tensor:
+    def logits(self, image: Tensor, role: str | None = None) -> Tensor:
         """Logits [B, 1, H, W] for images, float [B, 1, H, W] in [0, 1]; evaluation mode, no graph.
+
+        They are those of `role`, by default the detector's own: a detector that was loaded as the teacher
+        answers as the teacher.
 
         Images may lie on another device than the network; the logits lie on the network's.
         """
@@ -116,7 +123,7 @@ class Detector:
         with torch.no_grad():
             if not isinstance(self.model, TeacherStudent):
                 return final_logits(self.model(image))
-            if role == "student":
+            if (role or self.role) == "student":
                 return self.model.student_logits(image)
             return self.model.teacher_logits(image, None if self.vfm is None else self.vfm(image.float()))
 
@@ -222,7 +229,7 @@ def load_detector(
             frozen = frozen.to(target)
         model = build_model(config, frozen, mean, std)
     load_weights(model, weights, path)
-    return Detector(model.to(target).eval(), frozen, header)
+    return Detector(model.to(target).eval(), frozen, header, role)
 
 
 _STUDENT_HEADER: dict[str, type | types.UnionType] = {
