@@ -18,7 +18,7 @@ import pytest
 import torch
 import training_processes
 from fault_compare import assert_same
-from training_processes import RUNS, grow_labels, make_data, train
+from training_processes import RUNS, grow_labels, make_data, registered, train
 
 import istd
 from istd.engine import RunFolder, TrainConfig, Trainer, load_state, read_lines
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, without_pictures: None) -> 
     make_data(root / "data.h5")
     (root / "one").mkdir()
     (root / "two").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, registered():
         patch.setenv("ISTD_CACHE", str(root / "cache-of-one"))
         with subprocess.Popen(
             [*TORCHRUN, training_processes.__file__, str(root / "data.h5"), str(root / "two")],

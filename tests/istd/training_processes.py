@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -21,11 +22,14 @@ from istd.data import SyntheticDataset, pack
 from istd.engine import RunFolder, TrainConfig, Trainer, load_corpus, load_state, results
 from istd.engine.label_state import label_quality, start_labels, update_labels
 from istd.engine.methods import Method, PlainMethod, register_method
+from istd.engine.methods.registry import _METHODS
+from istd.engine.presets import METHOD_PRESETS
 from istd.engine.progress import Bars
 from istd.engine.ranks import ALONE, Ranks, launched, open_ranks
 from istd.errors import ProcessError
 from istd.losses import bce_loss, hard_bce_loss
 from istd.models import Backbone, FeatureInfo, final_logits, register_model
+from istd.models.registry import _ENTRYPOINTS
 from istd.models.repisdnet import PooledNorm
 
 CPU = torch.device("cpu")
@@ -96,12 +100,10 @@ class Speck(Backbone):
         return self.head(F.softplus(fine + F.interpolate(self.lateral(coarse), scale_factor=2.0)))
 
 
-@register_model
 def speck(in_chans: int = 3, **kwargs: Any) -> Speck:
     return Speck(in_chans, **kwargs)
 
 
-@register_method("two-views", loss="bce")
 class TwoViews(PlainMethod):
     """A method of somebody else: a loss, and nothing about processes."""
 
@@ -112,7 +114,6 @@ class TwoViews(PlainMethod):
         return (hard_bce_loss(plain, batch.label) + bce_loss(mirrored, batch.label.flip(-1))).mean()
 
 
-@register_method("astray", loss="bce")
 class Astray(Method):
     """A method whose processes take different steps."""
 
@@ -134,6 +135,21 @@ class Astray(Method):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state)
+
+
+@contextmanager
+def registered() -> Iterator[None]:
+    """Inside the block the network and the methods above are known by name, as those of somebody else."""
+    before = [(registry, dict(registry)) for registry in (_METHODS, METHOD_PRESETS, _ENTRYPOINTS)]
+    register_model(speck)
+    register_method("two-views", loss="bce")(TwoViews)
+    register_method("astray", loss="bce")(Astray)
+    try:
+        yield
+    finally:
+        for registry, known in before:
+            registry.clear()
+            registry.update(known)
 
 
 def make_no_pictures() -> None:
@@ -200,11 +216,12 @@ if __name__ == "__main__":
     data, out = map(Path, sys.argv[1:])
     make_no_pictures()
     dist.init_process_group("gloo", timeout=timedelta(seconds=120))  # a program may have done so before
-    for each in RUNS:
-        if each != "astray":
-            train(each, data, out)
-    stop_and_resume("registered", data, out / "stopped")
-    with open_ranks(CPU, 60) as ranks:
-        grow_labels(data, out, ranks)
-    go_astray(data, out)
+    with registered():
+        for each in RUNS:
+            if each != "astray":
+                train(each, data, out)
+        stop_and_resume("registered", data, out / "stopped")
+        with open_ranks(CPU, 60) as ranks:
+            grow_labels(data, out, ranks)
+        go_astray(data, out)
     dist.destroy_process_group()
