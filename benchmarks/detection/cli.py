@@ -104,7 +104,8 @@ def bench(
         out=out,
         base=base,
         limits=Limits(jobs or default_jobs(threads, on_gpu), threads, timeout, int(memory_limit * 1e9)),
-        command=shown_command("istd_bench.py", sys.argv[1:]),
+        # What makes the cells: a report alone makes none.
+        command=shown_command("istd_bench.py", [word for word in sys.argv[1:] if word != "--report-only"]),
         cell_command=lambda cell: _cell_command(preset, data, settings or [], threads, cell),
         console=console,
     )
