@@ -11,6 +11,8 @@ from ..errors import DataError, LabelError
 
 IntArray = npt.NDArray[np.int64]
 
+_BAND_BYTES = 2**18  # rows that fit into a core's cache together
+
 
 def check_image(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """The image as contiguous uint8 [H, W], or a `DataError`."""
@@ -56,13 +58,25 @@ def check_unit_map(values: npt.NDArray[Any], name: str) -> None:
             f"the {name} is not a floating-point map", found=found, expected="float32 or float64 [H, W]"
         )
     if values.size:
-        low, high = float(values.min()), float(values.max())
+        low, high = extremes(values)
         if not (low >= 0.0 and high <= 1.0):  # also False for NaN
             raise LabelError(
                 f"the {name} has values outside [0, 1]",
                 found=f"minimum {low:g}, maximum {high:g}",
                 expected="probabilities; apply the sigmoid to logits first",
             )
+
+
+def row_bands(values: npt.NDArray[Any]) -> list[slice]:
+    """The rows of a map [H, W] in bands: what is done to each in turn finds it in the cache."""
+    step = max(1, _BAND_BYTES // max(values.shape[1] * values.itemsize, 1))
+    return [slice(row, row + step) for row in range(0, len(values), step)]
+
+
+def extremes(values: npt.NDArray[np.floating[Any]]) -> tuple[float, float]:
+    """(minimum, maximum) of a map [H, W] that is not empty; NaN if there is one."""
+    low, high = zip(*((values[rows].min(), values[rows].max()) for rows in row_bands(values)), strict=True)
+    return float(np.min(low)), float(np.max(high))
 
 
 def check_same_shape(first: npt.NDArray[Any], second: npt.NDArray[Any], names: str) -> None:

@@ -13,9 +13,9 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .._regions import check_connectivity, find_regions, label_mask
+from .._regions import check_connectivity, find_regions, flat_positions, label_mask
 from ..errors import ConfigError
-from ._checks import check_points, check_same_shape, check_unit_map
+from ._checks import check_points, check_same_shape, check_unit_map, row_bands
 
 Lock = Literal["points", "saturated"]
 Meet = Literal["core", "label"]
@@ -114,15 +114,17 @@ def evolve(
     check_same_shape(pred, label, "the prediction and the label")
     where = check_points(points, label.shape)
 
-    labelled = label > settings.label_threshold
-    kept = np.flatnonzero(_kept(pred, labelled, settings))  # few pixels: flat positions are cheapest
-    evolved = np.multiply(label, label.dtype.type(settings.decay), order="C")
+    labelled, evolved = np.empty(label.shape, np.bool_), np.empty(label.shape, label.dtype)
+    for rows in row_bands(label):
+        np.greater(label[rows], settings.label_threshold, out=labelled[rows])
+        np.multiply(label[rows], label.dtype.type(settings.decay), out=evolved[rows])
+    kept = flat_positions(_kept(pred, labelled, settings))  # few pixels: flat positions are cheapest
     moved = (label.reshape(-1)[kept] + pred.reshape(-1)[kept].astype(label.dtype)) / 2
     evolved.reshape(-1)[kept] = (
         moved if settings.rise == "average" else np.maximum(moved, label.reshape(-1)[kept])
     )
     if settings.lock == "saturated":
-        above = np.flatnonzero(labelled)  # few, and 1 is above any threshold
+        above = flat_positions(labelled)  # few, and 1 is above any threshold
         evolved.reshape(-1)[above[label.reshape(-1)[above] == 1.0]] = 1.0
     else:
         evolved[where[:, 0], where[:, 1]] = 1.0
