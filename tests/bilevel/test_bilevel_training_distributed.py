@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import bilevel_processes
 import pytest
 import torch
+import torch.distributed as dist
 from bilevel_processes import METHODS, RUNS, build, run
 from torch import Tensor
 
 import bilevel
-from bilevel import GaussNewton
+from bilevel import Batches, GaussNewton, Problem
+from bilevel.distributed import Group, make_problem
 from bilevel.errors import OptionError
 
 
@@ -58,3 +61,31 @@ def test_a_group_needs_torch_distributed() -> None:
     for group in (object(), "world"):
         with pytest.raises(OptionError, match="process_group"):
             case.solver(optimizer, GaussNewton(), process_group=group)
+
+
+@pytest.fixture
+def alone() -> Iterator[Group]:
+    """A group of one process, which sends its messages to itself."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield Group(None)
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(("problem", "method"), RUNS)
+def test_messages_of_one_process_change_nothing(alone: Group, problem: str, method: str) -> None:
+    """Every derivative passes through them, of the first and the second order, backwards and forwards."""
+    case, solver = build(problem, METHODS[method])
+    train = Batches(case.train[:3])
+    solver.inner_step(train.at(0))
+    losses = case.inner_loss, case.outer_loss, case.inner, case.outer
+    expected, found = (
+        bilevel.hypergradient(one, METHODS[method], train, case.val, optimizer=solver.inner_optimizer)
+        for one in (Problem(*losses), make_problem(*losses, alone))
+    )
+    assert found.keys() == expected.keys()
+    assert float(flattened(dict(expected)).abs().max()) > 0
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-12, atol=1e-15)
+    assert float(found.outer_loss) == float(expected.outer_loss)
