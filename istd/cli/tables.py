@@ -53,7 +53,7 @@ def results_table(results: dict[str, Any]) -> Table:
             notes.append(
                 "[bold yellow]whose weights are RANDOM: these are not the method's figures[/bold yellow]"
             )
-    elif config["method"] == "semantic-prior":
+    elif any("teacher" in scores for scores in results["metrics"].values()):
         notes.append("no vision foundation model")
     table.caption = "\n".join(notes)
     table.caption_justify = "left"

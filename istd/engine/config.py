@@ -93,7 +93,7 @@ class TrainConfig:
             targets (`istd.labels.learn`); a dozen masks can hardly tell more than one.
         trusted_masks: how many training images, drawn by `val_seed`, may show their masks: these calibrate
             the start of the other labels, and are the labels of their images, for good. 0: masks train
-            nothing but `method="full"`.
+            nothing but a method of full supervision.
         evolve_start: fraction of the run before which labels stay as they are.
         evolve_loss: labels evolve only once the mean loss of an epoch was below it; 0 asks for nothing.
         label_fall: what the label of a predicted target does where the prediction ends: "decay", as
@@ -207,11 +207,11 @@ class TrainConfig:
                 fix="take label_rise=average, or label_fall=decay",
             )
         self._check_boundary()
-        if self.batch_size < 2 and self.method == "semantic-prior":
+        if self.batch_size < 2 and METHOD_PRESETS[self.method].uses_clusters:
             raise ConfigError(
                 "cluster weights compare the images of a batch",
                 found=f"--batch-size {self.batch_size}",
-                expected="at least 2 with --method semantic-prior",
+                expected=f"at least 2 with --method {self.method}",
             )
 
     def _check_each(self) -> None:
@@ -248,7 +248,7 @@ class TrainConfig:
                 found=f"contrast_fraction={fraction:g} with label_init=levels",
                 expected=f"at most {HIGHEST_FRACTION:g}",
             )
-        if self.label_init == "learned" and self.method != "full":
+        if self.label_init == "learned" and METHOD_PRESETS[self.method].supervision == "points":
             if self.trusted_masks == 0:
                 raise ConfigError(
                     "boundary fractions are learned from trusted masks",

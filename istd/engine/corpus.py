@@ -16,6 +16,7 @@ from ..data import Dataset, ImageSet, Resplit, distractors_of, load_names
 from ..errors import ConfigError, DataError
 from .config import TrainConfig
 from .pack_cache import Progress, packed
+from .presets import METHOD_PRESETS
 from .ranks import ALONE, Ranks
 from .seeding import derive_seed
 
@@ -82,10 +83,11 @@ def memory_left(config: TrainConfig, *held: ImageSet) -> float | None:
 def check_supervision(config: TrainConfig, corpus: Corpus, supervision: str) -> None:
     """Raise `ConfigError` where a method learns from "masks" and the data has none."""
     if supervision == "masks" and corpus.train.masks is None:
+        others = [name for name, one in METHOD_PRESETS.items() if one.supervision == "points"]
         raise ConfigError(
             "full supervision needs masks",
             found=f"training images without masks in {config.data}",
-            fix="use --method lesps, pal or semantic-prior, which train from points",
+            fix=f"use a method that trains from points: --method {' | '.join(others)}",
         )
 
 

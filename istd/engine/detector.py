@@ -201,7 +201,7 @@ def load_detector(
             raise CheckpointError(
                 "this run has no teacher",
                 where=run.root,
-                expected="a run of --method semantic-prior",
+                expected="a run of a method with a teacher, such as --method semantic-prior",
                 fix="use the student",
             )
     header, weights = _read_weights(path, role)

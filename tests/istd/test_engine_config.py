@@ -6,10 +6,12 @@ import json
 from dataclasses import replace
 
 import pytest
+from training_processes import registered
 
 from istd.engine import TrainConfig
 from istd.engine.config import parse_setting, setting_choices
-from istd.engine.methods import Full, list_methods, method_class, register_method
+from istd.engine.methods import Full, Pal, PlainMethod, list_methods, method_class, register_method
+from istd.engine.presets import METHOD_PRESETS
 from istd.engine.schedule import evolves, learning_rate, may_evolve
 from istd.errors import ConfigError
 from istd.models import list_models
@@ -108,3 +110,34 @@ def test_methods_are_known_by_registration():
         method_class("other")
     assert "other" not in setting_choices("method")
     assert set(setting_choices("label_init")) == {"canny", "contrast", "learned", "levels", "points"}
+
+
+@pytest.fixture
+def own_methods():
+    with registered():
+        yield
+
+
+@pytest.mark.usefixtures("own_methods")
+def test_rules_follow_what_a_method_says_of_itself():
+    @register_method("own-masks")
+    class OwnMasks(Full):
+        pass
+
+    @register_method("own-clusters")
+    class OwnClusters(Pal):
+        uses_clusters = True
+
+    assert TrainConfig(data="x", method="own-masks", batch_size=1, label_init="learned").batch_size == 1
+    assert TrainConfig(data="x", method="own-clusters", batch_size=2).lr == 1e-3
+    with pytest.raises(ConfigError, match="at least 2 with --method own-clusters"):
+        TrainConfig(data="x", method="own-clusters", batch_size=1)
+    with pytest.raises(ConfigError, match="learned from trusted masks"):
+        TrainConfig(data="x", method="own-clusters", label_init="learned")
+
+    class Undecided(PlainMethod):
+        pass
+
+    with pytest.raises(ConfigError, match=r"undecided(.|\n)*does not say what it learns from"):
+        register_method("undecided")(Undecided)
+    assert "undecided" not in (*list_methods(), *METHOD_PRESETS)

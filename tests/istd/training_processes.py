@@ -139,7 +139,10 @@ class Astray(Method):
 
 @contextmanager
 def registered() -> Iterator[None]:
-    """Inside the block the network and the methods above are known by name, as those of somebody else."""
+    """Inside the block the network and the methods above are known by name, as those of somebody else.
+
+    What the block registers is forgotten with them.
+    """
     before = [(registry, dict(registry)) for registry in (_METHODS, METHOD_PRESETS, _ENTRYPOINTS)]
     register_model(speck)
     register_method("two-views", loss="bce")(TwoViews)

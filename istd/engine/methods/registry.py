@@ -21,11 +21,13 @@ def register_method(name: str, **preset: Any) -> Callable[[_M], _M]:
         **preset: where its settings differ from the reference schedule in `presets.py`.
 
     Raises:
-        ConfigError: the name is taken, or the preset has settings that are the same for all methods.
+        ConfigError: the name is taken, the preset has settings that are the same for all methods, or the
+            class has no `supervision`.
     """
 
     def register(kind: _M) -> _M:
-        add_preset(name, preset)
+        supervision = getattr(kind, "supervision", None)
+        add_preset(name, preset, supervision=supervision, uses_clusters=kind.uses_clusters)
         _METHODS[name] = kind
         return kind
 
