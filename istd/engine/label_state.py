@@ -196,10 +196,13 @@ def update_labels(
     predict: LogitFunction,
     progress: Progress | None = None,
     ranks: Ranks = ALONE,
+    *,
+    with_val: bool = True,
 ) -> dict[str, float]:
     """Evolve the labels of all images in use, then mine waiting ones; what changed, for the log.
 
-    Each process of a run takes its share of the images, and all of them end with all labels.
+    Validation labels stay as they are without `with_val`. Each process of a run takes its share of the
+    images, and all of them end with all labels.
 
     Sources: LESPS (evolution), PAL (mining from the waiting images until `mine_until` of the epochs).
     """
@@ -208,9 +211,10 @@ def update_labels(
     )
     rule = evolve_both_ways if config.label_fall == "follow" else evolve
     changes: dict[str, SparseLabel] = {}
+    val_numbers = list(range(len(corpus.val.names))) if with_val else []
     splits = (
         (corpus.train, state.train, state.evolving_indices, "evolving training labels"),
-        (corpus.val, state.val, list(range(len(corpus.val.names))), "evolving validation labels"),
+        (corpus.val, state.val, val_numbers, "evolving validation labels"),
     )
     for images, labels, numbers, title in splits:
         report = None if progress is None else _titled(progress, title)

@@ -20,6 +20,11 @@ class LabelWatch:
         self._version = -1
         self._record: dict[str, float] = {}
 
+    @property
+    def reads_val(self) -> bool:
+        """Whether it looks at validation labels: these can be measured where they have masks."""
+        return self._corpus.val.masks is not None
+
     def record(self, labels: LabelState | None) -> dict[str, float]:
         """The share of images that train, and the labels' IoU with the masks of splits that have them."""
         if labels is not None and labels.store.latest != self._version:

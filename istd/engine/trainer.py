@@ -280,6 +280,8 @@ class Trainer:
             self._label_logits,
             bars,
             self.ranks,
+            # Selection reads their first version; nothing else looks at them.
+            with_val=self.method.has_outer_problem or self.watch.reads_val,
         )
         self.position.label_version = self.labels.store.latest
         return changed

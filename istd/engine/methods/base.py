@@ -25,7 +25,8 @@ class Method(abc.ABC):
         labeller: which of the model's answers makes new labels, "student" or "teacher".
         has_teacher: whether the model is teacher and student (`TeacherStudent`) or the plain backbone.
         uses_clusters: whether training images are clustered; else all are of one cluster.
-        has_outer_problem: whether `outer_step` is called.
+        has_outer_problem: whether `outer_step` is called. Labels of validation images evolve for it alone, or
+            to be watched where there are masks.
 
     Raises:
         ConfigError: the run trusts some masks, and the method trains on all.
