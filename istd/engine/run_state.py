@@ -112,15 +112,13 @@ def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], where: Path
     Raises:
         CheckpointError: names what differs.
     """
-    different = [key for key, value in now.items() if saved.get(key, value) != value]
-    if different:
-        raise CheckpointError(
-            "the run was trained on other data or with another frozen model",
-            where=where,
-            found=", ".join(f"{key} {now[key]}" for key in different),
-            expected=", ".join(f"{key} {saved[key]}" for key in different),
-            fix="put images, masks, points, splits and weights back as they were, or start a new run",
-        )
+    _check_same(
+        {key: saved.get(key, value) for key, value in now.items()},
+        now,
+        "the run was trained on other data or with another frozen model",
+        where,
+        "put images, masks, points, splits and weights back as they were, or start a new run",
+    )
 
 
 def check_config(saved: Mapping[str, Any] | None, now: Mapping[str, Any], where: Path) -> None:
@@ -131,14 +129,25 @@ def check_config(saved: Mapping[str, Any] | None, now: Mapping[str, Any], where:
     Raises:
         CheckpointError: names what differs: the file is damaged, or was edited.
     """
-    if saved is None:
-        return
-    different = [key for key in saved if key not in MAY_CHANGE and saved[key] != now.get(key)]
+    _check_same(
+        {key: value for key, value in (saved or {}).items() if key not in MAY_CHANGE},
+        now,
+        "the configuration is not the one that the run began with",
+        where,
+        "put these values back, or start a new run",
+    )
+
+
+def _check_same(
+    saved: Mapping[str, Any], now: Mapping[str, Any], problem: str, where: Path, fix: str
+) -> None:
+    """Raise `CheckpointError` that names what of `saved` is otherwise `now`."""
+    different = [key for key, value in saved.items() if value != now.get(key)]
     if different:
         raise CheckpointError(
-            "the configuration is not the one that the run began with",
+            problem,
             where=where,
             found=", ".join(f"{key}={now.get(key)}" for key in different),
             expected=", ".join(f"{key}={saved[key]}" for key in different),
-            fix="put these values back, or start a new run",
+            fix=fix,
         )

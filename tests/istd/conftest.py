@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from fault_server import FaultServer
 
 
 @pytest.fixture(scope="module")
@@ -34,3 +38,13 @@ def istd(
         return code, captured.out + captured.err
 
     return run
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FaultServer]:
+    """A server of commands that meet faults."""
+    from fault_server import FaultServer
+
+    running = FaultServer()
+    yield running
+    running.close()

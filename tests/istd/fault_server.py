@@ -1,7 +1,7 @@
 """Commands of `istd` in processes that meet a fault: killed, or without a disk, at a chosen moment.
 
 Run as a script this is a server: it loads the program once and forks a process for each command, so that a
-test can afford hundreds of them. `FaultServer` is its client.
+test can afford hundreds of them. `FaultServer` is its client; the fixture `server` has one running.
 
 A moment is the n-th act on files below one folder: opening one to write, making a folder, flushing, renaming
 (Python's audit events, raised before the act). It is the same moment on every machine.
@@ -18,8 +18,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,15 +101,6 @@ class FaultServer:
         line = self._process.stdout.readline()
         assert line, "the fault server died"
         return line.strip()
-
-
-@contextmanager
-def fault_server() -> Iterator[FaultServer]:
-    server = FaultServer()
-    try:
-        yield server
-    finally:
-        server.close()
 
 
 def _serve() -> None:

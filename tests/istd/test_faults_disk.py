@@ -11,14 +11,13 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fault_compare import assert_same
-from fault_server import Fault, FaultServer, Outcome, fault_server
+from fault_server import Fault, FaultServer, Outcome
 
 from istd.data import SyntheticDataset, write_synthetic
 from istd.engine import RunFolder, load_state, read_lines
@@ -42,12 +41,6 @@ class Place:
     data: Path
     run: Path
     acts: int
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FaultServer]:
-    with fault_server() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,13 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fault_compare import assert_same
-from fault_server import Fault, FaultServer, Outcome, fault_server
+from fault_server import Fault, FaultServer, Outcome
 
 from istd.data import SyntheticDataset, write_synthetic
 from istd.engine import RunFolder, load_state, read_lines
@@ -47,12 +46,6 @@ class Whole:
     left: dict[str, object]
     seconds: float
     acts: int
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FaultServer]:
-    with fault_server() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ def test_a_state_of_another_version_is_named(tmp_path: Path, layout: int | None)
 
 def test_other_data_are_named() -> None:
     check_identity({"split_hash": "a", "vfm": "b"}, {"split_hash": "a", "vfm": "b"}, Path("run"))
-    with pytest.raises(CheckpointError, match=r"vfm c(.|\n)*vfm b"):
+    with pytest.raises(CheckpointError, match=r"vfm=c(.|\n)*vfm=b"):
         check_identity({"split_hash": "a", "vfm": "b"}, {"split_hash": "a", "vfm": "c"}, Path("run"))
 
 
