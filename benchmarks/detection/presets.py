@@ -54,7 +54,8 @@ class Preset:
         backbones, seeds, ablations: what is run unless the command line says otherwise.
         ablation_seeds: how many of the seeds the ablations take.
         synthetic: the images; None where `--data` names them.
-        probes: hypergradients compared with exact ones in a run, spread over its outer visits.
+        probes: about how many hypergradients of a run are compared with exact ones: those of every n-th outer
+            visit, n the whole number nearest to visits / probes (`probe.Probe`).
         probe_steps: inner steps of the exact ones.
     """
 
@@ -119,7 +120,7 @@ SIRST = Preset(
         # At this length the teacher agrees with the masks less than the first labels do: see "evolution".
         "semantic-prior": {"evolve_start": 1.0},
     },
-    probes=6,
+    probes=6,  # of 8 visits: n is 1, and all 8 are looked at
 )
 
 PAPER = Preset(

@@ -29,7 +29,8 @@ class Probe:
 
     Args:
         path: where records go, one JSON object a line.
-        count: about how many visits of the run to look at: every n-th one.
+        count: about how many visits of the run to look at: every n-th one, n the whole number nearest to
+            visits / count.
         steps: T of the exact ones.
     """
 
