@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import warnings
@@ -114,5 +115,6 @@ def _summarise(console: Console, session: AnnotationSession, layout: str) -> Non
         console.print(f"[yellow]note[/yellow] {note}", highlight=False, soft_wrap=True)
     if session.read_by_training:
         root = session.dataset.root
-        command = opt.pack_command(root, layout) if layout else f"istd train --data {root}"
+        training = shlex.join(["istd", "train", "--data", str(root)])
+        command = opt.pack_command(root, layout) if layout else training
         console.print(f"now train: {escape(command)}", highlight=False, soft_wrap=True)

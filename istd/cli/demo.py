@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,4 +114,5 @@ def _finish(trainer: Trainer, console: Console) -> None:
     console.print("[bold]3[/bold] against the masks that training never saw")
     console.print(results_table(results))
     show_files(console, trainer.folder)
-    console.print(f"\nnow detect in your own images: istd predict {escape(str(trainer.folder.root))} FOLDER")
+    words = shlex.join(["istd", "predict", str(trainer.folder.root), "FOLDER"])
+    console.print(f"\nnow detect in your own images: {escape(words)}", soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -253,6 +254,7 @@ def test_the_command_names_what_is_wrong(
 
 
 def test_the_command_serves_and_ends_with_a_summary(folder: Path) -> None:
+    folder = shutil.copytree(folder, folder / "my images")
     command = [sys.executable, "-c", "from istd.cli import main; main()", "annotate", str(folder)]
     with subprocess.Popen(
         [*command, "--no-open", "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -273,6 +275,7 @@ def test_the_command_serves_and_ends_with_a_summary(folder: Path) -> None:
     assert "1 of 3 images annotated (points: 1, images without target: 0, unreadable: 0)" in rest
     assert str(folder / "points.csv") in rest
     assert "2 images still to do" in rest
+    assert f"istd train --data '{folder}'" in rest
     assert (folder / "points.csv").read_text() == "name,y,x\nf1,3,4\n"
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", int(port))) != 0
