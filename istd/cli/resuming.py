@@ -37,7 +37,7 @@ def resume(
         CheckpointError: there is no run, or another process trains it.
     """
     from ..engine import Trainer
-    from ..engine.ranks import launched
+    from ..engine.process_group import launched
     from ..engine.run_state import MAY_CHANGE
     from ..errors import ConfigError
 

@@ -106,8 +106,9 @@ class TrainConfig:
         memory_gb: what the pixels of images and masks may take on the device, in GiB; None is half of what is
             free when they are loaded. What does not fit stays in the packed file: slower, and the same run
             bit for bit.
-        process_timeout: seconds that a process of a run under torchrun waits for the others before it gives
-            up; one that has died is noticed at once.
+        process_timeout: seconds that a process of a run under torchrun waits for a step or an answer of the
+            others before it gives up. It waits for longer work of a process that shows signs of life, and
+            notices at once that one has died.
         val_fraction, val_seed: which training images are held out where the data has no `val` split; the
             same ones for every `seed`, so that runs over several seeds compare.
     """

@@ -192,16 +192,17 @@ def distractors(
     found: dict[str, tuple[np.ndarray, ...] | None] = {"train": None, "val": None}
     if config.distractor_fraction > 0:
         for name, split in (("train", corpus.train), ("val", corpus.val)):
-            own = distractors_of(split, progress=progress, only=ranks.own(range(len(split))))
-            found[name] = tuple(ranks.joined(own))
+            with ranks.in_turns(range(len(split))) as own:
+                spots = distractors_of(split, progress=progress, only=own)
+            found[name] = tuple(ranks.joined(spots))
     return found
 
 
 def _describe(images: ImageSet, progress: Progress | None, ranks: Ranks) -> list[np.ndarray]:
     rows = []
-    numbers = ranks.own(range(len(images.names)))
-    for done, number in enumerate(numbers, 1):
-        rows.append(describe(images.images.image(number).cpu().numpy()))
-        if progress is not None:
-            progress("describing images", done, len(numbers))
+    with ranks.in_turns(range(len(images.names))) as own:
+        for done, number in enumerate(own, 1):
+            rows.append(describe(images.images.image(number).cpu().numpy()))
+            if progress is not None:
+                progress("describing images", done, len(own))
     return ranks.joined(rows)

@@ -48,9 +48,9 @@ def evaluate(
     """
     masks = check_masks(images)
     metrics = DetectionMetrics(convention, sync_on_compute=False)  # its own way would lose the order
-    own = ranks.own(range(len(images.names)))
-    for number, probability in probability_maps(predict, images, progress, own):
-        metrics.update(probability[None, None], masks.image(number)[None, None])
+    with ranks.in_turns(range(len(images.names))) as own:
+        for number, probability in probability_maps(predict, images, progress, own):
+            metrics.update(probability[None, None], masks.image(number)[None, None])
     metrics.rows = ranks.joined(metrics.rows)
     rows = [{"name": name, **row} for name, row in zip(images.names, metrics.per_image(), strict=True)]
     return {key: float(value) for key, value in metrics.compute().items()}, rows

@@ -74,8 +74,8 @@ def open_features(
     every = pixels(places)
     titled = None if progress is None else lambda done, total: progress("hidden maps", done, total)
     if ranks.size > 1 and ranks.from_first(lambda: cache.has_room(every)):
-        cache.fill(pixels(ranks.own(places)), titled)
-        ranks.wait()
+        with ranks.in_turns(places) as own:
+            cache.fill(pixels(own), titled)
     with ranks.first_goes_first():  # the others find what it has stored
         report = cache.fill(every, titled)
     train, val = (CachedFeatures(cache, images, config.crop) for images in splits)

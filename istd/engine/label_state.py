@@ -110,17 +110,17 @@ def start_labels(
         note=f"initialised: {config.label_init}",
         overwrite=True,
     )
-    ranks.wait()
     return _current(LabelStore.open(path), corpus, device)
 
 
 def _first_labels(images: ImageSet, start: Start, ranks: Ranks) -> tuple[list[SparseLabel], np.ndarray]:
     """The first label of every image, and which of them enter the pool, bool [N]."""
     labels, enters = [], []
-    for number in ranks.own(range(len(images.points))):
-        made = start(images.images.image(number).cpu().numpy(), images.points[number])
-        labels.append(SparseLabel.of(made.mask))
-        enters.append(made.enters_pool())
+    with ranks.in_turns(range(len(images.points))) as own:
+        for number in own:
+            made = start(images.images.image(number).cpu().numpy(), images.points[number])
+            labels.append(SparseLabel.of(made.mask))
+            enters.append(made.enters_pool())
     return ranks.joined(labels), np.array(ranks.joined(enters), np.bool_)
 
 
@@ -218,21 +218,21 @@ def update_labels(
     )
     for images, labels, numbers, title in splits:
         report = None if progress is None else _titled(progress, title)
-        own: list[SparseLabel | None] = []
-        for number, probability in probability_maps(predict, images, report, only=ranks.own(numbers)):
-            before = labels.sparse(number).dense()
-            after = rule(probability.cpu().numpy(), before, images.points[number], settings)
-            if config.lock == "saturated":
-                # The lock is on what reads 255 in 8 bits, so labels are kept as those would keep them.
-                after = from_uint8(to_uint8(after)).astype(np.float32)
-            own.append(None if np.array_equal(before, after) else SparseLabel.of(after))
-        changes |= _set_labels(labels, images, numbers, ranks.joined(own))
+        made: list[SparseLabel | None] = []
+        with ranks.in_turns(numbers) as own:
+            for number, probability in probability_maps(predict, images, report, only=own):
+                before = labels.sparse(number).dense()
+                after = rule(probability.cpu().numpy(), before, images.points[number], settings)
+                if config.lock == "saturated":
+                    # The lock is on what reads 255 in 8 bits, so labels are kept as those would keep them.
+                    after = from_uint8(to_uint8(after)).astype(np.float32)
+                made.append(None if np.array_equal(before, after) else SparseLabel.of(after))
+        changes |= _set_labels(labels, images, numbers, ranks.joined(made))
     found = _mine(state, corpus, config, epoch, predict, progress, ranks)
     changes |= found
     pool = np.concatenate([state.pool, np.ones(len(corpus.val.names), np.bool_)])
     note = f"evolved, {len(found)} mined"
     ranks.on_first(state.store.commit, epoch=epoch, changes=changes, pool=pool, note=note)
-    ranks.wait()
     if not ranks.is_first:
         state.store = LabelStore.open(state.store.path)
     return {"labels_changed": float(len(changes)), "mined": float(len(found))}
@@ -264,13 +264,14 @@ def _mine(
     settings = replace(rule, stop=config.mine_until)
     bound = missed_bound(epoch, config.epochs, int(config.evolve_start * config.epochs), settings)
     report = None if progress is None else _titled(progress, "mining waiting images")
-    own: list[SparseLabel | None] = []
-    for number, probability in probability_maps(predict, corpus.train, report, only=ranks.own(waiting)):
-        found = probability.cpu().numpy() > 0.5
-        points = corpus.train.points[number]
-        chosen = is_selected(points, found, missed_bound=bound, settings=settings)
-        own.append(SparseLabel.of(merge_with_points(found, points)) if chosen else None)
-    mined = ranks.joined(own)
+    made: list[SparseLabel | None] = []
+    with ranks.in_turns(waiting) as own:
+        for number, probability in probability_maps(predict, corpus.train, report, only=own):
+            found = probability.cpu().numpy() > 0.5
+            points = corpus.train.points[number]
+            chosen = is_selected(points, found, missed_bound=bound, settings=settings)
+            made.append(SparseLabel.of(merge_with_points(found, points)) if chosen else None)
+    mined = ranks.joined(made)
     state.pool[waiting] = [label is not None for label in mined]
     return _set_labels(state.train, corpus.train, waiting, mined)
 
@@ -287,10 +288,11 @@ def label_quality(
         return None
     numbers = range(len(images.names)) if only is None else only
     common = union = 0
-    for number in ranks.own(numbers):
-        label = labels.image(number) > 0.5
-        mask = images.masks.image(number) > 0
-        common += int((label & mask).sum())
-        union += int((label | mask).sum())
+    with ranks.in_turns(numbers) as own:
+        for number in own:
+            label = labels.image(number) > 0.5
+            mask = images.masks.image(number) > 0
+            common += int((label & mask).sum())
+            union += int((label | mask).sum())
     common, union = ranks.sum(common, union)
     return common / union if union else None

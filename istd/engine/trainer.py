@@ -26,8 +26,8 @@ from .label_state import LabelState, describe_trusted, resume_labels, start_labe
 from .label_watch import LabelWatch
 from .methods import Method, method_class
 from .position import Position
+from .process_group import launched, open_ranks, rank_device
 from .progress import Bars, epoch_line
-from .ranks import launched, open_ranks, rank_device
 from .results import TrainedRun, finish_run
 from .run_folder import JsonLines, RunFolder
 from .run_state import (
@@ -105,7 +105,8 @@ class Trainer:
                 with deterministic(), self.stop:
                     return self._fit()
             except KeyboardInterrupt:
-                self.ranks.on_first(self._say_where)
+                if self.ranks.is_first:  # the others may be somewhere else
+                    self._say_where()
                 raise
             finally:
                 self.folder.release()

@@ -18,8 +18,15 @@ class JointBatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] → the same shape."""
+        """[B, C, H, W] → the same shape.
+
+        Raises:
+            ModelError: in training, fewer than two values a channel in the whole batch: no variance.
+        """
         parts = current_parts()
+        count = parts.size * x.numel() // x.shape[1]  # values a channel
+        if self.training and count < 2:
+            raise _no_variance(x, parts.size)
         if not self.training or parts.size == 1:
             return super().forward(x)
         values = x if x.dtype == torch.float64 else x.float()
@@ -28,7 +35,7 @@ class JointBatchNorm2d(nn.BatchNorm2d):
         mean = means.mean(0)
         # Not the mean of squares minus the squared mean, which loses digits.
         variance = (variances + (means - mean).square()).mean(0)
-        self._follow(mean, variance, parts.size * x.numel() // x.shape[1])
+        self._follow(mean, variance, count)
         scale = (variance + self.eps).rsqrt()
         if self.weight is not None:
             scale = scale * self.weight
@@ -46,6 +53,14 @@ class JointBatchNorm2d(nn.BatchNorm2d):
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.mul_(1 - share).add_(mean, alpha=share)
         self.running_var.mul_(1 - share).add_(variance * (count / (count - 1)), alpha=share)
+
+
+def _no_variance(x: Tensor, processes: int) -> ModelError:
+    return ModelError(
+        "batch normalisation cannot train on fewer than two values a channel",
+        found=f"{tuple(x.shape)} in each of {processes} process(es)",
+        fix="use a larger --batch-size or --crop",
+    )
 
 
 def join_norms(model: nn.Module) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,6 @@ from training_processes import RUNS, grow_labels, make_data, registered, train
 
 import istd
 from istd.engine import RunFolder, TrainConfig, Trainer, load_state, read_lines
-from istd.engine.ranks import Ranks
-from istd.errors import ConfigError
 from istd.labels import LabelStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_pictures")]
@@ -134,12 +133,9 @@ def test_a_request_to_one_process_stops_all_and_the_run_goes_on(folder: Path) ->
     assert_same(left_by(folder / "two" / "stopped"), left_by(folder / "two" / "registered"))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs SIGKILL")
-def test_a_killed_process_ends_the_others_and_the_run_resumes(folder: Path) -> None:
-    command = ["-m", "istd", "train", "--data", str(folder / "data.h5"), "--method", "full", "--epochs", "4"]
-    command += ["--crop", "32", "--batch-size", "4", "--out", str(folder / "killed"), "--device", "cpu"]
-    settings = {"precision": "float64", "loss": "bce-iou", "checkpoint_seconds": 0, "ema": 0.5}
-    command += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+@contextmanager
+def two_processes(command: list[str], folder: Path) -> Iterator[list[subprocess.Popen[str]]]:
+    """Python twice, as a launcher without an agent starts it: nobody but themselves ends them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -155,17 +151,27 @@ def test_a_killed_process_ends_the_others_and_the_run_resumes(folder: Path) -> N
         for rank in range(2)
     ]
     try:
-        log = RunFolder(folder / "killed").log
-        while len(list(read_lines(log))) < 1:
-            assert processes[0].poll() is None, processes[0].communicate()[0]
-            time.sleep(0.02)
-        processes[1].send_signal(signal.SIGKILL)
-        output, _ = processes[0].communicate(timeout=60)
+        yield processes
     finally:
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             process.communicate()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs SIGKILL")
+def test_a_killed_process_ends_the_others_and_the_run_resumes(folder: Path) -> None:
+    command = ["-m", "istd", "train", "--data", str(folder / "data.h5"), "--method", "full", "--epochs", "4"]
+    command += ["--crop", "32", "--batch-size", "4", "--out", str(folder / "killed"), "--device", "cpu"]
+    settings = {"precision": "float64", "loss": "bce-iou", "checkpoint_seconds": 0, "ema": 0.5}
+    command += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    with two_processes(command, folder) as processes:
+        log = RunFolder(folder / "killed").log
+        while len(list(read_lines(log))) < 1:
+            assert processes[0].poll() is None, processes[0].communicate()[0]
+            time.sleep(0.02)
+        processes[1].send_signal(signal.SIGKILL)
+        output, _ = processes[0].communicate(timeout=300)
     assert processes[0].returncode == 2, output
     assert "another process of this run has ended" in output
     assert "--resume" in output
@@ -179,7 +185,19 @@ def test_a_killed_process_ends_the_others_and_the_run_resumes(folder: Path) -> N
     assert_close(left_by(folder / "killed"), left_by(folder / "uninterrupted"))
 
 
-def test_a_batch_that_cannot_be_shared_is_named() -> None:
-    assert [Ranks(rank, 2).part_of(6) for rank in range(2)] == [(0, 3), (3, 3)]
-    with pytest.raises(ConfigError, match="multiple of 3"):
-        Ranks(1, 3).part_of(4)
+def test_a_process_that_fails_ends_the_run_with_its_reason_and_the_run_resumes(folder: Path) -> None:
+    """A bad image in the part of a batch that the second process has."""
+    command = [training_processes.__file__, str(folder / "data.h5"), str(folder / "failed"), "fail"]
+    with two_processes(command, folder) as processes:
+        said = [process.communicate(timeout=500)[0] for process in processes]
+    for rank, output in enumerate(said):
+        assert processes[rank].returncode == 1, output
+        assert "images/007.png: the image is damaged" in output
+        assert "the group is gone" in output
+        assert "Traceback" not in output
+    assert "process 1 of this run has ended" in said[0]
+    assert "process 1" not in said[1]
+    assert len(list(read_lines(RunFolder(folder / "failed" / "lesps").log))) == 1
+
+    Trainer(None, folder / "failed" / "lesps", resume=True).fit()
+    assert_close(left_by(folder / "failed" / "lesps"), left_by(folder / "one" / "lesps"))

@@ -1,10 +1,14 @@
-"""Runs that several processes make together and one makes alone; as a program, DATA OUT under torchrun."""
+"""Runs that several processes make together and one makes alone; as a program, DATA OUT under torchrun.
+
+With a third argument it is a run in which one process fails (`fail_in_one`).
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,14 +23,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from istd.data import SyntheticDataset, pack
-from istd.engine import RunFolder, TrainConfig, Trainer, load_corpus, load_state, results
+from istd.engine import RunFolder, TrainConfig, Trainer, label_state, load_corpus, load_state, results
+from istd.engine.batches import Stream, TrainBatch
 from istd.engine.label_state import label_quality, start_labels, update_labels
 from istd.engine.methods import Method, PlainMethod, register_method
 from istd.engine.methods.registry import _METHODS
 from istd.engine.presets import METHOD_PRESETS
+from istd.engine.process_group import launched, open_ranks
 from istd.engine.progress import Bars
-from istd.engine.ranks import ALONE, Ranks, launched, open_ranks
-from istd.errors import ProcessError
+from istd.engine.ranks import ALONE, Ranks
+from istd.errors import DataError, IstdError, ProcessError
 from istd.losses import bce_loss, hard_bce_loss
 from istd.models import Backbone, FeatureInfo, final_logits, register_model
 from istd.models.registry import _ENTRYPOINTS
@@ -179,7 +185,7 @@ def stop_and_resume(name: str, data: Path, out: Path) -> None:
     asked = itertools.count()
 
     def advance(bars: Bars, description: str) -> None:
-        if next(asked) == 2 and launched()[0] == launched()[1] - 1:
+        if next(asked) == 2 and is_last():
             trainer.stop.requested = True
 
     with pytest.MonkeyPatch.context() as patch:
@@ -195,6 +201,11 @@ def go_astray(data: Path, out: Path) -> None:
     """Whose processes do not do the same is told."""
     with pytest.raises(ProcessError, match="different weights"):
         train("astray", data, out)
+
+
+def is_last() -> bool:
+    rank, size = launched()
+    return rank == size - 1
 
 
 def bright(image: Tensor, level: float) -> Tensor:
@@ -214,17 +225,74 @@ def grow_labels(data: Path, out: Path, ranks: Ranks = ALONE) -> None:
     (out / f"quality-{ranks.rank}.json").write_text(json.dumps([quality, state.store.latest]))
 
 
+def wait_for_work() -> None:
+    """Work of one process may take longer than the others wait for an answer."""
+    with open_ranks(CPU, 4) as ranks:
+        assert ranks.from_first(lambda: time.sleep(6) or ranks.rank) == 0
+        with ranks.in_turns(range(5)) as own:
+            time.sleep(6 * is_last())
+        assert ranks.joined(own) == list(range(5))
+
+
+def bad_image(*arguments: Any) -> Any:
+    raise DataError("the image is damaged", where="images/007.png")
+
+
+def tell_of_failures(data: Path, out: Path) -> None:
+    """What one process fails of is told by the others, and the group of the program stays."""
+    expected = DataError if is_last() else ProcessError
+
+    def ask(ranks: Ranks) -> None:
+        if is_last():
+            bad_image()
+        ranks.sum(1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if is_last():
+            patch.setattr(label_state, "evolve", bad_image)
+        for act in (partial(grow_labels, data, out), ask):
+            with (
+                pytest.raises(expected, match="the image is damaged") as caught,
+                open_ranks(CPU, 60) as ranks,
+            ):
+                act(ranks)
+            assert is_last() or "process 1 of this run has ended" in str(caught.value)
+            assert dist.is_initialized()
+
+
+def fail_in_one(data: Path, out: Path) -> None:
+    """A run whose last process meets a bad image in its part of a batch, in the second epoch."""
+    read, asked = Stream.batch, itertools.count()
+
+    def batch(stream: Stream, step: int) -> TrainBatch:
+        return bad_image() if next(asked) == 3 and is_last() else read(stream, step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stream, "batch", batch)
+        try:
+            train("lesps", data, out)
+        except IstdError as error:
+            sys.exit(f"{error}\nthe group is {'still there' if dist.is_initialized() else 'gone'}")
+
+
+def train_all(data: Path, out: Path) -> None:
+    """Every run, and what the processes of a program can do besides."""
+    dist.init_process_group("gloo", timeout=timedelta(seconds=120))  # a program may have done so before
+    for each in RUNS:
+        if each != "astray":
+            train(each, data, out)
+    stop_and_resume("registered", data, out / "stopped")
+    with open_ranks(CPU, 60) as ranks:
+        grow_labels(data, out, ranks)
+    wait_for_work()
+    (out / "bad").mkdir(exist_ok=True)
+    tell_of_failures(data, out / "bad")
+    go_astray(data, out)
+    dist.destroy_process_group()
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    data, out = map(Path, sys.argv[1:])
     make_no_pictures()
-    dist.init_process_group("gloo", timeout=timedelta(seconds=120))  # a program may have done so before
     with registered():
-        for each in RUNS:
-            if each != "astray":
-                train(each, data, out)
-        stop_and_resume("registered", data, out / "stopped")
-        with open_ranks(CPU, 60) as ranks:
-            grow_labels(data, out, ranks)
-        go_astray(data, out)
-    dist.destroy_process_group()
+        (fail_in_one if len(sys.argv) > 3 else train_all)(*map(Path, sys.argv[1:3]))
