@@ -74,6 +74,12 @@ def run() -> int:
             said = f"[bold red]error{_of_process()}[/bold red] {escape(str(error))}"
             console.print(said, highlight=False, soft_wrap=True)
             return 2
+        if _is_out_of_memory(error):
+            said = f"{_OUT_OF_MEMORY}\n  found:    {escape(str(error).partition(chr(10))[0])}"
+            console.print(
+                f"[bold red]error{_of_process()}[/bold red] {said}", highlight=False, soft_wrap=True
+            )
+            return 2
         # A usage error: click's class, or the one of typer's own copy of click, depending on its version.
         show = getattr(error, "show", None)
         if show is None or not hasattr(error, "exit_code"):
@@ -93,6 +99,17 @@ def _is_bilevel_error(error: Exception) -> bool:
     # Looked up, not imported: a command that never loaded `bilevel` (and torch) cannot have failed in it.
     bilevel = sys.modules.get("bilevel")
     return bilevel is not None and isinstance(error, bilevel.BilevelError)
+
+
+_OUT_OF_MEMORY = """the memory of the machine or of its GPU is full
+  mend:     eval, predict: cut large images with --tile 512, fewer at once with --batch-size
+            train: a smaller --batch-size or --crop; cut images of many megapixels into smaller ones"""
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    torch = sys.modules.get("torch")
+    on_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    return on_gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _show_warning(console: Console, message: Warning | str, *where: Any, **more: Any) -> None:

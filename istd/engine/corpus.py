@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +13,17 @@ import torch
 from torch import Tensor
 
 from ..clusters import Clusters, describe, fit_clusters
-from ..data import Dataset, ImageSet, Resplit, distractors_of, load_names
+from ..data import Dataset, DataWarning, ImageSet, Resplit, distractors_of, load_names
 from ..errors import ConfigError, DataError
+from ..labels._standing_out import standing_out
 from .config import TrainConfig
 from .pack_cache import Progress, packed
 from .presets import METHOD_PRESETS
 from .ranks import ALONE, Ranks
 from .seeding import derive_seed
+
+_STANDS_OUT = 3.0  # deviations; see `standing_out`
+_LOOKED_AT = 200  # images, about
 
 
 @dataclass
@@ -81,13 +86,34 @@ def memory_left(config: TrainConfig, *held: ImageSet) -> float | None:
 
 
 def check_supervision(config: TrainConfig, corpus: Corpus, supervision: str) -> None:
-    """Raise `ConfigError` where a method learns from "masks" and the data has none."""
+    """Raise `ConfigError` where a method learns from "masks" and the data has none.
+
+    Where it learns from "points", and most of them are not on bright spots, a `DataWarning` says so.
+    """
     if supervision == "masks" and corpus.train.masks is None:
         others = [name for name, one in METHOD_PRESETS.items() if one.supervision == "points"]
         raise ConfigError(
             "full supervision needs masks",
             found=f"training images without masks in {config.data}",
             fix=f"use a method that trains from points: --method {' | '.join(others)}",
+        )
+    if supervision == "points":
+        _warn_of_dim_points(corpus.train)
+
+
+def _warn_of_dim_points(images: ImageSet) -> None:
+    """Labels grow from bright spots: around other points they are nonsense, and nothing else would tell."""
+    marked = [number for number, points in enumerate(images.points) if len(points)]
+    chosen = marked[:: max(1, len(marked) // _LOOKED_AT)]
+    found = [standing_out(images.images.image(one).cpu().numpy(), images.points[one]) for one in chosen]
+    dim = np.concatenate(found) < _STANDS_OUT
+    if dim.mean() > 0.5:
+        warnings.warn(
+            f"{int(dim.sum())} of {len(dim)} points that were looked at are not brighter than what is around "
+            "them, and labels only grow from bright spots: see whether x and y were exchanged, whether the "
+            "points are of other images or of another size, or hot is black in these images",
+            DataWarning,
+            stacklevel=3,
         )
 
 
@@ -202,7 +228,20 @@ def _describe(images: ImageSet, progress: Progress | None, ranks: Ranks) -> list
     rows = []
     with ranks.in_turns(range(len(images.names))) as own:
         for done, number in enumerate(own, 1):
-            rows.append(describe(images.images.image(number).cpu().numpy()))
+            rows.append(_describe_one(images, number))
             if progress is not None:
                 progress("describing images", done, len(own))
     return ranks.joined(rows)
+
+
+def _describe_one(images: ImageSet, number: int) -> np.ndarray:
+    try:
+        return describe(images.images.image(number).cpu().numpy())
+    except DataError as error:
+        raise DataError(
+            error.problem,
+            where=images.names[number],
+            found=error.found,
+            expected=error.expected,
+            fix="take the image out of the split, or use a method without clusters (--method pal or lesps)",
+        ) from error

@@ -39,6 +39,7 @@ def choose_device(name: str) -> torch.device:
     Raises:
         ConfigError: an unknown name, or a device that this machine does not have.
     """
+    fix_workspace()  # before the first use of CUDA, which may be the next line
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -68,23 +69,32 @@ def weight_dtype(precision: str) -> torch.dtype:
     return torch.float64 if precision == "float64" else torch.float32
 
 
+def fix_workspace() -> None:
+    """Let cuBLAS repeat its products of matrices bit for bit; the user's own setting wins.
+
+    It does so only with a workspace of fixed size, which it asks for once, at its first product. `istd` sets
+    it at its start; a program that has used CUDA before it comes here without `CUBLAS_WORKSPACE_CONFIG` is
+    told so.
+    """
+    if "CUBLAS_WORKSPACE_CONFIG" in os.environ:
+        return
+    if torch.cuda.is_initialized():
+        warnings.warn(
+            "CUDA was in use before CUBLAS_WORKSPACE_CONFIG was set, so two runs may differ in their "
+            "last bits: set it to :4096:8 before the program starts",
+            stacklevel=4,
+        )
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+
+
 @contextmanager
 def deterministic() -> Iterator[None]:
     """Repeatable kernels and private random streams inside the block; everything is put back after it.
 
-    An operation that has no repeatable kernel says so in a warning of torch, and runs. On CUDA products of
-    matrices repeat themselves only with a workspace of fixed size, which cuBLAS asks for once, at its first
-    product: it is set here and stays. `istd` sets it at its start; a program that has used CUDA before it
-    comes here without `CUBLAS_WORKSPACE_CONFIG` is told so.
+    An operation that has no repeatable kernel says so in a warning of torch, and runs. What `fix_workspace`
+    sets stays.
     """
-    if "CUBLAS_WORKSPACE_CONFIG" not in os.environ:
-        if torch.cuda.is_initialized():
-            warnings.warn(
-                "CUDA was in use before CUBLAS_WORKSPACE_CONFIG was set, so two runs may differ in their "
-                "last bits: set it to :4096:8 before the program starts",
-                stacklevel=3,
-            )
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    fix_workspace()
     cudnn, fill = torch.backends.cudnn, torch.utils.deterministic
     before = (
         cudnn.benchmark,
@@ -93,7 +103,8 @@ def deterministic() -> Iterator[None]:
         torch.is_deterministic_algorithms_warn_only_enabled(),
         fill.fill_uninitialized_memory,  # type: ignore[attr-defined]
     )
-    with torch.random.fork_rng():
+    # Seeding reaches all GPUs, so all are put back. They are named, or torch warns where there are several.
+    with torch.random.fork_rng(range(torch.cuda.device_count()), device_type="cuda"):
         try:
             cudnn.benchmark, cudnn.deterministic = False, True
             torch.use_deterministic_algorithms(True, warn_only=True)

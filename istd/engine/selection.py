@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from ..data import ImageSet
+from ..data import DataWarning, ImageSet
 from ..errors import ConfigError
 from ..labels import SparseLabel, SparseLabels
 from ..metrics import MetricConvention
@@ -27,16 +28,30 @@ def selection_rule(config: TrainConfig, corpus: Corpus) -> str:
     Returns:
         "val-masks": IoU with the validation masks. "val-labels": IoU with the validation labels, made from
         points. "last": the last epoch, whatever it is worth. "auto" is val-masks where there are masks, else
-        val-labels, or last where there are no labels either.
+        val-labels, or last where there are no labels either. Without a target in any validation image the
+        IoU is 0 at every epoch and tells none from another: "auto" then is last, and a `DataWarning` says so.
 
     Raises:
         ConfigError: what the rule needs is not there.
     """
-    has_masks = corpus.val.masks is not None
-    has_labels = method_class(config.method).supervision == "points"
+    masks, has_labels = corpus.val.masks, method_class(config.method).supervision == "points"
+    usable = {
+        "val-masks": masks is not None and any(bool(masks.image(i).any()) for i in range(len(masks))),
+        "val-labels": has_labels and any(map(len, corpus.val.points)),
+        "last": True,
+    }
     if config.selection == "auto":
-        return "val-masks" if has_masks else "val-labels" if has_labels else "last"
-    if config.selection == "val-masks" and not has_masks:
+        chosen = next(rule for rule, well in usable.items() if well)
+        if chosen == "last" and (masks is not None or has_labels):
+            warnings.warn(
+                f"none of the {len(corpus.val)} validation images has a target, so the weights of the last "
+                "epoch are kept: there is nothing to choose better ones by. Give the validation split images "
+                "with targets; where it is drawn from the training images, try another --set val_seed",
+                DataWarning,
+                stacklevel=2,
+            )
+        return chosen
+    if config.selection == "val-masks" and masks is None:
         raise ConfigError(
             "--set selection=val-masks needs masks for the validation split",
             found="validation images without masks",
@@ -45,6 +60,12 @@ def selection_rule(config: TrainConfig, corpus: Corpus) -> str:
     if config.selection == "val-labels" and not has_labels:
         raise ConfigError(
             "--set selection=val-labels needs a method that makes labels", found=f"--method {config.method}"
+        )
+    if not usable[config.selection]:
+        raise ConfigError(
+            f"--set selection={config.selection} needs a validation image with a target",
+            found=f"none in {len(corpus.val)} images",
+            fix="give the validation split images with targets, or use last",
         )
     return config.selection
 

@@ -300,7 +300,8 @@ class Trainer:
         else:
             values = validate(self.detector, self.selection_images, self.convention, bars, self.ranks)
             score = values["val_student_iou"]
-        if score > position.best_score:
+        # A score of 0 tells nothing: of several the last counts, whose network has learned longest.
+        if score > position.best_score or score == position.best_score == 0.0:
             position.best_score, position.best_epoch = score, position.epoch
             self.ranks.on_first(self.detector.save_student, self.folder.student)
             if self.detector.has_teacher:

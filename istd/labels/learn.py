@@ -234,7 +234,7 @@ def boundary_solver(
         learning: how.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(learning.seed)
+        torch.default_generator.manual_seed(learning.seed)  # the CPU's alone
         classifier = PixelClassifier(table.features.shape[1]).to(table.features.dtype)
 
     def inner(model: PixelClassifier, outer: BoundaryFractions, batch: torch.Tensor) -> torch.Tensor:

@@ -28,6 +28,7 @@ from typing import Literal, get_args
 import cv2
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 from torch import Tensor
 
 from .._regions import Regions, as_bytes, find_regions
@@ -82,22 +83,29 @@ def describe_targets(image: Map, true: Regions) -> list[TargetTraits]:
         raise DataError("image and mask differ in size", found=values.shape, expected=true.labels.shape)
     kernel = np.ones((2 * _GAP + 1, 2 * _GAP + 1), np.uint8)
     clear = cv2.dilate(as_bytes(true.labels), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0) == 0
-    return [_describe(values, true.labels == number, clear) for number in range(1, true.count + 1)]
+    return [
+        _describe(values, box, true.labels[box] == number, clear)
+        for number, box in enumerate(ndimage.find_objects(true.labels), 1)
+    ]
 
 
 def _describe(
-    values: npt.NDArray[np.float64], inside: npt.NDArray[np.bool_], clear: npt.NDArray[np.bool_]
+    values: npt.NDArray[np.float64],
+    box: tuple[slice, slice],
+    inside: npt.NDArray[np.bool_],
+    clear: npt.NDArray[np.bool_],
 ) -> TargetTraits:
+    """The traits of a target: `box` is what bounds it, `inside` its pixels there."""
     rows, columns = np.nonzero(inside)
     window = (
-        slice(max(0, int(rows.min()) - _MARGIN), int(rows.max()) + _MARGIN + 1),
-        slice(max(0, int(columns.min()) - _MARGIN), int(columns.max()) + _MARGIN + 1),
+        slice(max(0, box[0].start - _MARGIN), box[0].stop + _MARGIN),
+        slice(max(0, box[1].start - _MARGIN), box[1].stop + _MARGIN),
     )
     ring = values[window][clear[window]]
     elongation = _elongation(rows, columns)
     if not ring.size:
         return TargetTraits(rows.size, float("nan"), float("nan"), elongation)
-    contrast = float(values[inside].mean() - ring.mean())
+    contrast = float(values[box][inside].mean() - ring.mean())
     clutter = float(ring.std())
     scr = contrast / clutter if clutter else float(np.copysign(np.inf, contrast))
     return TargetTraits(rows.size, contrast, scr, elongation)
@@ -163,15 +171,17 @@ class GroupMetrics:
         predicted = find_regions(mask, self.convention.connectivity)
         partner = {m.target: m.predicted for m in count_regions(true, predicted, self.convention).matches}
         groups = [traits.group for traits in describe_targets(image, true)]
-        for number, group in enumerate(groups):
-            score, inside = self.scores[group], true.labels == number + 1
+        boxes = ndimage.find_objects(true.labels)  # a look at the whole image for every target would be slow
+        for number, (group, box) in enumerate(zip(groups, boxes, strict=True)):
+            score, inside, area = self.scores[group], true.labels[box] == number + 1, int(true.areas[number])
             score.targets += 1
-            score.pixels += int(true.areas[number])
-            score.covered += int(np.count_nonzero(mask & inside))
+            score.pixels += area
+            score.covered += int(np.count_nonzero(mask[box] & inside))
             if number in partner:
-                match = predicted.labels == partner[number] + 1
+                match = partner[number]
+                common = np.count_nonzero((predicted.labels[box] == match + 1) & inside)
                 score.detected += 1
-                score.overlap += np.count_nonzero(match & inside) / np.count_nonzero(match | inside)
+                score.overlap += common / (area + int(predicted.areas[match]) - common)
         return groups
 
     def compute(self) -> dict[Group, dict[str, float | int]]:

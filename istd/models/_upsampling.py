@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def bilinear(x: Tensor, size: tuple[int, ...], *, align_corners: bool) -> Tensor:
@@ -16,6 +16,15 @@ def bilinear(x: Tensor, size: tuple[int, ...], *, align_corners: bool) -> Tensor
     if x.is_cuda and torch.are_deterministic_algorithms_enabled():
         return bilinear_by_products(x, size, align_corners=align_corners)
     return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
+
+
+class DoubleSize(nn.Module):
+    """x [B, C, h, w] at twice its height and width, by `bilinear` with aligned corners."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] → [B, C, 2h, 2w]."""
+        height, width = x.shape[-2:]
+        return bilinear(x, (2 * height, 2 * width), align_corners=True)
 
 
 def bilinear_by_products(x: Tensor, size: tuple[int, ...], *, align_corners: bool) -> Tensor:

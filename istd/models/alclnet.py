@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ._blocks import ResidualEncoder, fuse_upwards, init_kaiming, pointwise_head
+from ._upsampling import DoubleSize
 from .backbone import Backbone, FeatureInfo, Modulate
 from .registry import register_model
 
@@ -41,7 +42,7 @@ class BilinearAttention(nn.Module):
     def __init__(self, high_chs: int, low_chs: int) -> None:
         super().__init__()
         self.high = nn.Sequential(
-            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
+            DoubleSize(),
             nn.Conv2d(high_chs, low_chs, 1),
             nn.BatchNorm2d(low_chs),
             nn.ReLU(inplace=True),

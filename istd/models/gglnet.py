@@ -27,6 +27,7 @@ from ._blocks import (
     init_kaiming,
     pointwise_head,
 )
+from ._upsampling import DoubleSize
 from .alclnet import LocalContrast
 from .backbone import Backbone, FeatureInfo, Modulate
 from .registry import register_model
@@ -156,7 +157,7 @@ class TwoWayGuidance(nn.Module):
     def __init__(self, high_chs: int, low_chs: int) -> None:
         super().__init__()
         self.high = nn.Sequential(
-            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
+            DoubleSize(),
             nn.Conv2d(high_chs, low_chs, 1),
             nn.BatchNorm2d(low_chs),
             nn.ReLU(inplace=True),

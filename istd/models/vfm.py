@@ -24,11 +24,12 @@ class _Normalised(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, vit: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, vit: nn.Module, mean: Sequence[float], std: Sequence[float], like: Tensor) -> None:
         super().__init__()
         self.vit = vit
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        for name, values in (("mean", mean), ("std", std)):
+            statistics = torch.tensor(values, dtype=like.dtype, device=like.device)
+            self.register_buffer(name, statistics.view(1, -1, 1, 1))
 
 
 class FrozenVFM(nn.Module):
@@ -67,9 +68,12 @@ class FrozenVFM(nn.Module):
             )
         self.num_layers = depth if num_layers is None else num_layers
         self.patch_size = _patch_size(source.model, source.name)
-        model = _Normalised(source.model, source.mean, source.std).eval().requires_grad_(False)
+        # A module that was passed in may lie on any device, in any precision.
+        like = next(source.model.parameters())
+        model = _Normalised(source.model, source.mean, source.std, like).eval().requires_grad_(False)
         self._hidden = (model,)  # in a tuple, so that nn.Module does not register it
-        self.embed_dim = int(self._intermediates(torch.zeros(1, 3, *self.patch_size))[0].shape[1])
+        probe = torch.zeros(1, 3, *self.patch_size, dtype=like.dtype, device=like.device)
+        self.embed_dim = int(self._intermediates(probe)[0].shape[1])
 
     @property
     def model(self) -> nn.Module:

@@ -46,7 +46,7 @@ def plot_curves(records: Sequence[dict[str, Any]], path: str | Path, title: str 
     _finish(weights, "Cluster weights")
 
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)
     save_figure(figure, path)
 
 

@@ -41,7 +41,7 @@ def plot_detection_curves(
     _finish(pr, "Precision and recall of pixels", "recall", "precision")
     _finish(roc, "ROC of pixels", "false positive rate", "true positive rate", log=True)
     _finish(targets, "Targets", "Fa, false-alarm pixels per million", "Pd", log=True)
-    figure.suptitle(title or f"dots: threshold {threshold:g}", fontsize=10)
+    figure.suptitle(title or f"dots: threshold {threshold:g}", fontsize=10, parse_math=False)
     save_figure(figure, path)
 
 

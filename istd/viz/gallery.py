@@ -38,7 +38,7 @@ def plot_gallery(strips: Sequence[LabelStrip], path: str | Path, title: str = "L
         axes.axis("off")
     for row, strip in zip(grid, strips, strict=False):
         row[0].imshow(strip.image, cmap="gray")
-        row[0].set_title(strip.name, fontsize=7)
+        row[0].set_title(strip.name, fontsize=7, parse_math=False)
         for axes, (heading, label) in zip(row[1:-1], strip.labels, strict=False):
             axes.imshow(label, cmap="inferno", vmin=0.0, vmax=1.0)
             axes.set_title(heading, fontsize=7)

@@ -59,8 +59,8 @@ def plot_overlays(overlays: Sequence[Overlay], path: str | Path, columns: int = 
         axes.axis("off")
     for axes, overlay in zip(grid, overlays, strict=False):
         axes.imshow(draw_overlay(_window(overlay), scale=4))
-        axes.set_title(overlay.name, fontsize=8)
-    figure.suptitle(title or "orange: found, green: mask, yellow: point", fontsize=10)
+        axes.set_title(overlay.name, fontsize=8, parse_math=False)  # a dollar sign would begin a formula
+    figure.suptitle(title or "orange: found, green: mask, yellow: point", fontsize=10, parse_math=False)
     save_figure(figure, path)
 
 

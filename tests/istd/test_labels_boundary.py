@@ -163,7 +163,10 @@ def test_two_kinds_get_their_own_fractions_and_better_labels_than_one_calibrated
     assert ours > theirs + 0.02
 
 
-def test_learning_repeats_bit_for_bit_and_leaves_the_random_state_alone() -> None:
+def test_learning_repeats_bit_for_bit_and_leaves_the_random_state_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("it seeded all GPUs"))
     images, masks, points = world(0.5, 0.3, count=6)
     calls: list[tuple[int, int]] = []
     before = torch.random.get_rng_state()

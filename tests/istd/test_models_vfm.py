@@ -53,6 +53,15 @@ def test_the_default_is_an_architecture_that_fits():
     assert vfm.patch_size == (16, 16)
 
 
+def test_a_loaded_model_may_lie_on_any_device_in_any_precision() -> None:
+    half = create_vfm(timm.create_model(ARCH, num_classes=0, dynamic_img_size=True).to(torch.bfloat16))
+    maps = half(torch.rand(1, 1, 32, 32))
+    assert (maps.dtype, half.embed_dim) == (torch.bfloat16, 64)
+    assert bool(torch.isfinite(maps).all())
+    elsewhere = create_vfm(timm.create_model(ARCH, num_classes=0, dynamic_img_size=True).to("meta"))
+    assert elsewhere(torch.rand(1, 1, 32, 32, device="meta")).shape == maps.shape
+
+
 def test_only_the_last_layers_on_request():
     every, last = create_vfm(f"random:{ARCH}"), create_vfm(f"random:{ARCH}", num_layers=2)
     image = torch.rand(1, 3, 32, 32)
