@@ -1,4 +1,4 @@
-"""What packing, training and evaluation cost against images, their size, clusters and unroll steps.
+"""What packing, training and evaluation cost against images, sizes, clusters, unroll steps and processes.
 
     python benchmarks/scale_bench.py
 

@@ -1,10 +1,10 @@
-"""The cells of the benchmark. A new one, such as the cost against ranks, is a module with two functions."""
+"""The cells of the benchmark. A new one is a module with two functions."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from . import clusters, growth, sizes, steps
+from . import clusters, growth, ranks, sizes, steps
 from .rows import Job, Row
 
 
@@ -18,4 +18,12 @@ class Cell(Protocol):
         """Measure one of them, in a process of its own."""
 
 
-CELLS: dict[str, Cell] = {"growth": growth, "sizes": sizes, "steps": steps, "clusters": clusters}
+CELLS: dict[str, Cell] = {
+    "growth": growth,
+    "sizes": sizes,
+    "steps": steps,
+    "clusters": clusters,
+    "ranks": ranks,
+}
+ON_ONE_PROCESSOR = [name for name in CELLS if name != "ranks"]
+"""Those that leave the machine's other processors alone, and are measured together."""

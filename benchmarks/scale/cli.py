@@ -19,7 +19,7 @@ from hypergradient.store import write
 
 from istd._provenance import provenance
 
-from .cells import CELLS
+from .cells import CELLS, ON_ONE_PROCESSOR
 from .plot import plot
 from .report import markdown
 from .rows import Job, Row
@@ -33,14 +33,16 @@ _DESCRIPTION = """\
 What istd's packing, training and evaluation cost in CPU seconds, peak memory and disk: against the number of
 images, their size, crop and batch, the number of clusters K and the unroll steps T; and what that comes to at
 a million images. Each measurement is a process of its own with one thread. About five minutes on a quiet
-core."""
+core. What several processes save is measured only if asked for (`--only ranks`), for it needs the other
+processors too."""
 
 _EPILOG = """\
 cells:
   growth    every step that goes through all images, few and many, in memory and streamed from the packed file
   sizes     every step that looks at one whole image, up to 1080 × 1920
   steps     an inner step against crop and batch; an outer step against K and T
-  clusters  k-means against the number of images"""
+  clusters  k-means against the number of images
+  ranks     a training epoch and a label evolution, shared by one and by two processes"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,7 +98,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--only", nargs="+", choices=list(CELLS), default=list(CELLS), metavar="CELL", help="which (all)")
+    which = {"choices": list(CELLS), "default": ON_ONE_PROCESSOR, "metavar": "CELL"}
+    add("--only", nargs="+", help="which (all but ranks)", **which)
     add("--quick", action="store_true", help="a smoke test: small images and networks")
     add("--timeout", type=float, default=1800.0, help="seconds until a cell is given up (%(default)g)")
     add("--out", type=Path, default=Path("runs/scale_bench"), help="folder to write to (%(default)s)")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import clusters, growth, sizes, steps
+from . import clusters, growth, ranks, sizes, steps
 from .rows import Row, of
 
 MILLION = 1_000_000
@@ -36,6 +36,7 @@ def markdown(rows: list[Row], about: dict[str, Any], remarks: Sequence[str]) -> 
         ("An outer step against the number of clusters", lambda some: _steps(some, steps.CLUSTERS)),
         ("An outer step against the unroll steps", lambda some: _steps(some, steps.UNROLL)),
         ("Clustering", _clustering),
+        ("Against the number of processes", _ranks),
         ("A million images", _million),
     )
     for title, part in parts:
@@ -165,6 +166,36 @@ def _clustering(rows: list[Row]) -> list[str]:
     for row in mine:
         wanted = row.at["K"] if row.at["K"] is not None else "a cluster for 11 images"
         lines.append(f"| {row.at['images']} | {wanted} | {row.seconds:.3g} | {_bytes(row.peak)} |")
+    return lines
+
+
+def _ranks(rows: list[Row]) -> list[str]:
+    mine = [row for row in rows if row.cell == ranks.CELL]
+    if not mine:
+        return []
+    at = mine[0].at
+    cores = f" of {at['cores']} core(s)" if at["cores"] else ""
+    lines = [
+        f"One run of `semantic-prior` with MLCLNet, shared by processes of one thread each (gloo) on "
+        f"{at['processors']} processors{cores}: {at['images']} images of {at['side']}², crops of "
+        f"{at['crop']}² in batches of {at['batch']}. Seconds by the clock; CPU seconds of all processes "
+        "together; memory of each process after setting up, and what an epoch and an evolution take besides.",
+        "",
+        "| processes | an epoch, s | CPU s | an evolution, s | CPU s | memory, set up | epoch | evolution |",
+        "|" + " ---: |" * 8,
+    ]
+    for count in dict.fromkeys(row.at["ranks"] for row in mine):
+        by_what = {
+            what: [row for row in mine if row.at["ranks"] == count and row.what == what]
+            for what in (ranks.SET_UP, ranks.EPOCH, ranks.EVOLUTION)
+        }
+        cells = [str(count)]
+        for what in (ranks.EPOCH, ranks.EVOLUTION):
+            cells.append(f"{max(row.wall or math.nan for row in by_what[what]):.3g}")
+            cells.append(f"{sum(row.seconds for row in by_what[what]):.3g}")
+        cells.append(_bytes(max(row.stays for row in by_what[ranks.SET_UP])))
+        cells += [_bytes(max(row.peak for row in by_what[what])) for what in (ranks.EPOCH, ranks.EVOLUTION)]
+        lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 

@@ -28,6 +28,7 @@ class Row:
         peak: bytes of resident memory at most while it was done, above what there was before.
         stays: bytes of them that were still there afterwards.
         disk: bytes of the file that it wrote, if it wrote one.
+        wall: seconds as the clock shows them; not in results of before they were kept.
     """
 
     cell: str
@@ -38,6 +39,7 @@ class Row:
     peak: int
     stays: int
     disk: int | None = None
+    wall: float | None = None
 
     @property
     def each(self) -> float:
@@ -57,12 +59,13 @@ class Recorder:
         """Do `action` once, and note what it cost."""
         memory = ResidentPeak()
         memory.start()
-        began = time.process_time()
+        began, started = time.process_time(), time.perf_counter()
         result = action()
-        seconds = time.process_time() - began
+        seconds, wall = time.process_time() - began, time.perf_counter() - started
         peak, before = memory.peak() - memory.before, memory.before
         memory.start()
-        self.rows.append(Row(self.cell, what, self.at, seconds, count, peak, memory.before - before))
+        stays = memory.before - before
+        self.rows.append(Row(self.cell, what, self.at, seconds, count, peak, stays, wall=wall))
         return result
 
     def best(self, what: str, action: Callable[[], object], repeats: int, count: int = 1) -> None:

@@ -108,6 +108,20 @@ def test_a_job_that_fails_is_named_and_the_others_are_measured(
     assert "no images to cluster" in capsys.readouterr().out
 
 
+def test_processes_share_a_run(tmp_path: Path) -> None:
+    """A row of each process for each thing they do, and a table of them."""
+    assert cli.main(["--quick", "--only", "ranks", "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    rows = [Row(**row) for row in content["rows"]]
+    by_place = {(row.at["ranks"], row.at["rank"], row.what): row for row in rows}
+    assert len(by_place) == len(rows) == 3 * (1 + 2)
+    assert all(row.wall is not None and row.wall > 0 and row.seconds > 0 for row in rows)
+    assert {row.count for row in rows if row.what == "an evolution of all labels"} == {8}
+    text = (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert "### Against the number of processes" in text
+    assert [line.split(" | ")[0] for line in text.splitlines()[-2:]] == ["| 1", "| 2"]
+
+
 def test_a_peak_is_what_was_in_use(tmp_path: Path) -> None:
     recorder = Recorder("cell", {})
     kept = recorder.measure("a", lambda: np.ones(30_000_000, np.uint8)[:20_000_000].copy())
