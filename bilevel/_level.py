@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._autograd import Autocast
 from ._live import TorchOptimizer, live_optimizer
 from ._nested import split, to_device
 from ._numbers import check_numbers
@@ -68,11 +69,12 @@ class Level:
     def apply(
         self, parameters: Sequence[Tensor], grads: MaybeTensors, outer: Mapping[str, Tensor], loss: float
     ) -> None:
-        """Clip, step the optimiser, step the scheduler."""
-        if self.clip is not None:
-            with torch.no_grad():
-                grads = self.clip(grads)
-        self.live.apply(parameters, grads, outer)
+        """Clip and step the optimiser, outside of the caller's autocast; step the scheduler."""
+        with Autocast.capture(parameters[0].device.type).backward():
+            if self.clip is not None:
+                with torch.no_grad():
+                    grads = self.clip(grads)
+            self.live.apply(parameters, grads, outer)
         if self._held is not None:
             self._held.append(loss)
         elif self.schedule is not None:

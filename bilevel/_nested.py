@@ -16,16 +16,18 @@ from .errors import BatchError
 
 def map_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
     """The same nest of tuples, named tuples, lists, mappings and dataclasses with each leaf changed."""
+    if hasattr(value, "to"):  # it moves by itself, as a tensor or a PackedSequence does
+        return change(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(map_leaves(one, change) for one in value))
     if isinstance(value, (tuple, list)):
         return type(value)(map_leaves(one, change) for one in value)
-    if isinstance(value, MutableMapping) and not hasattr(value, "to"):
+    if isinstance(value, MutableMapping):
         mapping = copy.copy(value)
         for key in value:
             mapping[key] = map_leaves(value[key], change)
         return mapping
-    if dataclasses.is_dataclass(value) and not isinstance(value, type) and not hasattr(value, "to"):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         mapped = copy.copy(value)
         for field in dataclasses.fields(value):
             # Frozen dataclasses too; and __post_init__ must not run again on what it already changed.
@@ -36,9 +38,11 @@ def map_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
 
 def to_device(batch: Any, device: torch.device) -> Any:
     """Every tensor, and every object with a `to` method, on the device; everything else as it is."""
+    # Elsewhere a copy that nobody waits for could be read before it is there.
+    late = device.type == "cuda"
     return map_leaves(
         batch,
-        lambda leaf: leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else _to(leaf, device),
+        lambda leaf: leaf.to(device, non_blocking=late) if isinstance(leaf, Tensor) else _to(leaf, device),
     )
 
 
@@ -49,13 +53,22 @@ def split(batch: Any, size: int, where: str) -> Batches:
     to each micro-batch whole. The weighted mean of a mean loss over them is the loss of the whole batch.
 
     Raises:
-        BatchError: there is no tensor to cut, or the tensors disagree on the number of samples.
+        BatchError: there is no tensor to cut, the tensors disagree on the number of samples, or an object
+            with a `to` method, such as a PackedSequence, may hold samples of its own.
     """
     lengths: set[int] = set()
 
     def measure(leaf: Any) -> Any:
-        if isinstance(leaf, Tensor) and leaf.dim() > 0:
-            lengths.add(len(leaf))
+        if isinstance(leaf, Tensor):
+            lengths.update(leaf.shape[:1])
+        elif hasattr(leaf, "to") and not isinstance(leaf, type):
+            raise BatchError(
+                "the batch cannot be cut into micro-batches",
+                where=where,
+                found=f"a {type(leaf).__name__}, which may hold samples of its own",
+                expected="tensors",
+                fix="pass Batches of micro-batches instead",
+            )
         return leaf
 
     map_leaves(batch, measure)

@@ -22,7 +22,10 @@ class RngState:
         """Read the generators of the CPU and of `devices`."""
         return cls(
             torch.get_rng_state(),
-            {str(device): torch.get_device_module(device).get_rng_state(device) for device in devices},
+            {
+                str(device): torch.get_device_module(device).get_rng_state(*_which(device))
+                for device in devices
+            },
         )
 
     def restore(self) -> None:
@@ -30,7 +33,7 @@ class RngState:
         torch.set_rng_state(self.cpu)
         for name, state in self.devices.items():
             device = torch.device(name)
-            torch.get_device_module(device).set_rng_state(state, device)
+            torch.get_device_module(device).set_rng_state(state, *_which(device))
 
     def same_as(self, other: RngState) -> bool:
         """Whether nothing was drawn between the two."""
@@ -53,3 +56,8 @@ def preserved(devices: Iterable[torch.device]) -> Iterator[None]:
         yield
     finally:
         state.restore()
+
+
+def _which(device: torch.device) -> tuple[torch.device, ...]:
+    """How a device is named to its module: there is one of MPS, and older versions of torch take no name."""
+    return () if device.type == "mps" else (device,)

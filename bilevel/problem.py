@@ -38,7 +38,7 @@ class Problem:
 
     Raises:
         OptionError: `inner` or `outer` is not a module, or a loss is not callable.
-        ParameterError: a module has no parameter that requires a gradient.
+        ParameterError: a module has no parameter that requires a gradient, or a complex one that does.
     """
 
     vectorizes: ClassVar[bool] = True
@@ -77,7 +77,7 @@ class Problem:
         """The live inner parameters w, by their name in `inner`.
 
         Raises:
-            ParameterError: none requires a gradient.
+            ParameterError: none requires a gradient, or one is complex.
         """
         return self._trainable("inner")
 
@@ -85,7 +85,7 @@ class Problem:
         """The live outer parameters λ, by their name in `outer`.
 
         Raises:
-            ParameterError: none requires a gradient.
+            ParameterError: none requires a gradient, or one is complex.
         """
         return self._trainable("outer")
 
@@ -187,6 +187,15 @@ class Problem:
 
     def _trainable(self, level: str) -> dict[str, nn.Parameter]:
         found = {name: p for name, p in self._parameters[level].items() if p.requires_grad}
+        for name, p in found.items():
+            if p.is_complex():
+                raise ParameterError(
+                    "a complex parameter",
+                    where=f"{level}.{name}",
+                    found=p.dtype,
+                    expected="a floating-point type",
+                    fix="keep its two parts in a real parameter, and use torch.view_as_complex of that",
+                )
         if not found:
             raise ParameterError(
                 "no parameter requires a gradient",

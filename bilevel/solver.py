@@ -78,9 +78,9 @@ class Solver:
         outer_scheduler: a scheduler of the outer torch.optim optimiser, stepped after each update.
         inner_micro_batch: cut each training batch into micro-batches of at most so many samples whose losses
             are averaged, weighted by size: the same gradient for a loss that is a mean over samples (not
-            where samples see each other, as in BatchNorm or weights normalised over the batch). Live inner
-            steps, unrolled ones and the outer loss keep the graph of one micro-batch at a time; the inner
-            loss of an implicit method, and `Unrolled(mode="graph")`, those of all.
+            where samples see each other, as in BatchNorm or weights normalised over the batch). The graph of
+            one micro-batch is kept at a time, save for the inner loss under `Implicit`, `Identity`,
+            `SAMA("exact")` and `Unrolled(mode="graph")`, which keep those of all.
         outer_micro_batch: the same for each batch of the outer loss.
         autocast: run the losses under autocast in this type; None leaves it to the caller. There is no loss
             scaling, so prefer bfloat16.
@@ -195,6 +195,9 @@ class Solver:
     def inner_update(self, train: Any) -> Tensor:
         """`inner_step` for loops that look at losses later: on an accelerator nothing waits for the device.
 
+        Save for what must be known now: learned settings, the loss that `ReduceLROnPlateau` watches, and
+        which gradients the other processes have.
+
         Returns:
             The inner loss before the update, a scalar on its device, not finite where its gradient is not.
             The update is taken all the same, whatever `on_nonfinite` is: such a loss says that the modules
@@ -293,7 +296,8 @@ class Solver:
         if not judged.skipped:
             parameters = self.problem.outer_parameters()
             loss = result.outer_loss.item()
-            self._outer.apply(tuple(parameters.values()), tuple(result.values()), {}, loss)
+            slopes = tuple(result[name] for name in parameters)
+            self._outer.apply(tuple(parameters.values()), slopes, {}, loss)
             self.counts["outer_steps"] += 1
         norm = result.inner_gradient_norm
         return StepInfo(

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ._info import StepInfo
+from ._numbers import check_numbers
 from .batches import Batches
-from .errors import BatchError, OptionError
+from .errors import BatchError
 from .solver import Solver
 
 
@@ -29,12 +30,10 @@ def fit(
         What the last step said; callbacks of the solver see all.
 
     Raises:
-        OptionError: a count is out of range.
+        OptionError: a count is no whole number, or below 1.
         BatchError: an iterable is empty, or ended and cannot be begun again.
     """
-    for name, count in (("steps", steps), ("batches_per_step", batches_per_step)):
-        if count < 1:
-            raise OptionError("out of range", where=f"fit({name})", found=count, expected="≥ 1")
+    check_numbers("fit", whole={"steps": steps, "batches_per_step": batches_per_step})
     training, validation = _endless(train, "train"), _endless(val, "val")
     for _ in range(steps):
         batches = Batches([Batches((one,)) for one in itertools.islice(training, batches_per_step)])

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._numbers import check_numbers
 from ..errors import DoubleBackwardError, OptionError
 from ..hypergradients import SAMA, FiniteDifference, Hypergradient, HypergradientMethod, Identity
 from ..problem import Problem
@@ -64,12 +65,18 @@ def check(
     """
     target = Target(problem_or_solver, optimizer)
     chosen = target.method(method)
-    if directions < 0 or (steps is not None and steps < 1) or (tolerance is not None and tolerance <= 0):
+    check_numbers("check", whole={"directions": directions}, least=0)
+    check_numbers(
+        "check",
+        whole={} if steps is None else {"steps": steps},
+        real={} if tolerance is None else {"tolerance": tolerance},
+    )
+    if tolerance is not None and tolerance <= 0:
         raise OptionError(
             "out of range",
-            where="check",
-            found=f"directions={directions}, steps={steps}, tolerance={tolerance}",
-            expected="directions ≥ 0, steps ≥ 1, tolerance > 0",
+            where="check(tolerance)",
+            found=tolerance,
+            expected="> 0",
         )
     obstacles = find_obstacles(target.problem, train)
     precise = all(p.dtype == torch.float64 for p in _parameters(target.problem))
@@ -120,11 +127,11 @@ def _truth(target: Target, method: HypergradientMethod, steps: int | None, train
 def _measure(
     found: Hypergradient, truth: Truth, count: int, seed: int, width: float
 ) -> tuple[Direction, ...]:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     size = math.sqrt(sum(float(value.double().square().sum()) for value in found.values()))
     chosen = [
         {
-            name: torch.randn(value.shape, dtype=torch.float64, generator=generator).to(value)
+            name: torch.randn(value.shape, dtype=torch.float64, generator=generator, device="cpu").to(value)
             for name, value in found.items()
         }
         for _ in range(count)

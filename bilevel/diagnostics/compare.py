@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._numbers import check_numbers
 from ..errors import BatchError, BilevelError, LinearSolveWarning, OptionError
 from ..hypergradients import Hypergradient, HypergradientMethod
 from ..problem import Problem
@@ -48,8 +49,8 @@ def compare(
         repeats: timed calls, of which the fastest counts.
 
     Returns:
-        A `Comparison`: print it, plot it, or read its `results`. A method that raises a `BilevelError` is a
-        row that says so.
+        A `Comparison`: print it, plot it, or read its `results`. A method that raises a `BilevelError`, or
+        for which a device has not enough memory, is a row that says so.
 
     Raises:
         OptionError: no method, a name that is not there, or `repeats` < 1.
@@ -58,8 +59,7 @@ def compare(
     """
     target = Target(problem_or_solver, optimizer)
     named = _named(methods)
-    if repeats < 1:
-        raise OptionError("too few", where="repeats", found=repeats, expected="≥ 1")
+    check_numbers("compare", whole={"repeats": repeats})
     if isinstance(reference, str):
         if reference not in named:
             raise OptionError(
@@ -84,7 +84,7 @@ def compare(
         try:
             for (train, val), truth in zip(pairs, truths, strict=True):
                 estimates.append(_measure(target, method, train, val, truth, repeats))
-        except BilevelError as error:
+        except (BilevelError, torch.OutOfMemoryError) as error:
             failure = f"{type(error).__name__}: {error}"
         results.append(MethodResult(name, method, tuple(estimates), failure))
     on_cuda = any(device.type == "cuda" for device in target.problem.devices())
@@ -132,7 +132,7 @@ def flat(values: Mapping[str, Tensor]) -> Tensor:
 
 def distance(found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> tuple[float, float]:
     """‖found − truth‖ / ‖truth‖, and the cosine of the angle; NaN where a norm in a denominator is 0."""
-    a, b = flat(found), flat(truth)
+    a, b = flat({name: found[name] for name in truth}), flat(truth)
     length, true_length = float(a.norm()), float(b.norm())
     error = float((a - b).norm()) / true_length if true_length else math.nan
     cosine = float(a @ b) / (length * true_length) if length * true_length else math.nan
@@ -141,7 +141,7 @@ def distance(found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> tuple[
 
 def _wait(devices: Iterable[torch.device]) -> None:
     for device in devices:
-        torch.get_device_module(device).synchronize(device)
+        torch.accelerator.synchronize(device)
 
 
 def _name(method: object) -> str:

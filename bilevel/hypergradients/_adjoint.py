@@ -168,7 +168,7 @@ def advance(point: Point, rule: UpdateRule, at: Snapshot, batches: Batches) -> S
         point, "inner", w, tuple(point.outer.values()), at.buffers, batches, lambda loss: gradients(loss, w)
     )
     point.check_inner_gradient(grads)
-    with torch.no_grad(), point.autocast.backward():
+    with torch.no_grad():
         inner, state = rule.update(at.inner, grads, at.state, point.outer)
     after = Snapshot(detached(inner), state, buffers, RngState.capture(point.devices))
     return Step(loss, tuple(grad is not None for grad in grads), after)

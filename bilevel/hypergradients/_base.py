@@ -34,7 +34,7 @@ class Point:
         val: batches of the outer loss.
         rule: one inner optimiser step; None if the method said that it needs none.
         devices: the accelerators whose random number generators a replay must restore.
-        autocast: the caller's autocast, which the losses run under.
+        autocast: the caller's autocast, which `run` puts the losses under; around them it is off.
     """
 
     problem: Problem
@@ -93,7 +93,7 @@ class Point:
                 fix="use the `outer` argument inside the inner loss, without detach() or no_grad()",
             )
         named = {
-            name: torch.zeros_like(outer) if value is None else value.detach()
+            name: torch.zeros_like(outer) if value is None else value.detach().to(outer)
             for (name, outer), value in zip(self.outer.items(), values, strict=True)
         }
         return Hypergradient(named, **report)

@@ -57,7 +57,7 @@ def hypergradient(
         autocast=problem.autocast(),
     )
     problem.check_batches(point.train, point.val)
-    with _rng.preserved(devices), torch.enable_grad():
+    with _rng.preserved(devices), torch.enable_grad(), point.autocast.backward():
         return method(point)
 
 

@@ -12,6 +12,7 @@ from .._autograd import gradients, leaves, pull_back
 from .._rng import RngState
 from .._types import MaybeTensors, NamedTensors, Tensors
 from ._base import Point
+from ._micro_batches import accumulated
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class InnerGradients:
 
 
 def inner_gradients(point: Point, inner: Sequence[Tensor], *, rng: RngState | None = None) -> InnerGradients:
-    """G_w and G_λ over all training batches at the given w, from the live buffers.
+    """G_w and G_λ, the mean over all training batches, at the given w, from the live buffers.
 
     Args:
         point: where the hypergradient is asked for.
@@ -39,10 +40,9 @@ def inner_gradients(point: Point, inner: Sequence[Tensor], *, rng: RngState | No
         rng.restore()
     w, outer = leaves(inner), leaves(point.outer.values())
 
-    def differentiate(loss: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        return loss.detach(), gradients(loss, (*w, *outer))
-
-    (loss, found), buffers = point.run("inner", w, outer, point.buffers, point.train, differentiate)
+    loss, found, buffers = accumulated(
+        point, "inner", w, outer, point.buffers, point.train, lambda loss: gradients(loss, (*w, *outer))
+    )
     point.check_inner_gradient(found[: len(w)])
     return InnerGradients(loss, found[: len(w)], found[len(w) :], buffers)
 
@@ -82,17 +82,17 @@ def finite_difference_mixed(
     """
     length = norm(vector)
     if not float(length) > 0:  # zero, where there is nothing to shift, or NaN, which is passed on
-        return tuple(one * length for one in point.outer.values())
+        return tuple(one * length.to(one) for one in point.outer.values())
     scale = eps / length
     sides = []
     for sign in (1, -1):
         shifted: Tensors = tuple(
-            one if change is None else one + (sign * scale).to(one.dtype) * change
+            one if change is None else one + (sign * scale).to(one) * change
             for one, change in zip(point.inner.values(), vector, strict=True)
         )
         sides.append(inner_gradients(point, shifted, rng=rng).outer)
     return tuple(
-        None if up is None or down is None else (up - down) / (2 * scale).to(up.dtype)
+        None if up is None or down is None else (up - down) / (2 * scale).to(up)
         for up, down in zip(*sides, strict=True)
     )
 

@@ -131,13 +131,12 @@ class StepsBack:
         w, outer = leaves(at.inner), self._outer
         state = replace_leaves(at.state, lambda leaf: leaf.detach().requires_grad_())
         before = () if first else (*w, *differentiable_leaves(state))
-        with self._point.autocast.backward():
-            new, new_state = self._rule.update(w, grads, state, self._point.named_outer(outer))
-            pulled = pull_back(
-                (*new, *differentiable_leaves(new_state)),
-                (*present, *outer, *before),
-                (*after.inner, *after.state),
-            )
+        new, new_state = self._rule.update(w, grads, state, self._point.named_outer(outer))
+        pulled = pull_back(
+            (*new, *differentiable_leaves(new_state)),
+            (*present, *outer, *before),
+            (*after.inner, *after.state),
+        )
         del new, new_state
         found = iter(pulled)
         cotangent = tuple(None if grad is None else next(found) for grad in grads)

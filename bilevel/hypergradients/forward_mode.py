@@ -173,12 +173,9 @@ class ForwardMode(HypergradientMethod):
             found[len(outer) + len(w) :],
         )
         point.check_inner_gradient(grads)
-        with point.autocast.backward():
-            with torch.no_grad():
-                new, state = rule.update(at.inner, grads, at.state, point.outer)
-            after = self._push_update(
-                rule, at, grads, slopes, tangents, point.outer, directions, (new, state)
-            )
+        with torch.no_grad():
+            new, state = rule.update(at.inner, grads, at.state, point.outer)
+        after = self._push_update(rule, at, grads, slopes, tangents, point.outer, directions, (new, state))
         # The snapshots of the steps that are walked back restore these generators.
         snapshot = Snapshot(detached(new), state, buffers, RngState.capture(point.devices))
         return loss, snapshot, after, any(one is not None for one in by_outer)
@@ -302,7 +299,7 @@ def _indirect(outer: Tensors, tangents: _Tangents, adjoint: Adjoint) -> tuple[Te
     shares = [tangent.flatten(1) @ slope.flatten() for tangent, slope in pairs if slope is not None]
     slopes = sum(shares[1:], shares[0]) if shares else outer[0].new_zeros(sum(one.numel() for one in outer))
     return tuple(
-        part.view(one.shape).to(one.dtype)
+        part.view(one.shape).to(one)
         for part, one in zip(slopes.split([one.numel() for one in outer]), outer, strict=True)
     )
 

@@ -44,17 +44,17 @@ class GaussNewton(HypergradientMethod):
         final = outer_gradients(point, tuple(point.inner.values()), point.buffers)
         here = inner_gradients(point, tuple(point.inner.values()))
         zero = here.loss.new_zeros(())
-        square = sum((g.square().sum() for g in here.inner if g is not None), zero)
+        square = sum((g.square().sum().to(zero.device) for g in here.inner if g is not None), zero)
         product = sum(
             (
-                (f * g).sum()
+                (f * g).sum().to(zero.device)
                 for f, g in zip(final.inner, here.inner, strict=True)
                 if f is not None and g is not None
             ),
             zero,
         )
         ratio = product / (square + self.eps)
-        indirect = tuple(None if g is None else ratio * g for g in here.outer)
+        indirect = tuple(None if g is None else ratio.to(g) * g for g in here.outer)
         return point.answer(
             subtract(final.outer, indirect),
             outer_loss=final.loss,

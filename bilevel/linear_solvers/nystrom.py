@@ -91,8 +91,9 @@ class Nystrom(LinearSolver):
 
     def _directions(self, b: Tensor) -> Tensor:
         """Ω, [n, rank] with orthonormal columns, drawn on the CPU so that it is the same on each device."""
-        generator = torch.Generator().manual_seed(self.seed)
-        drawn = torch.randn(b.numel(), min(self.rank, b.numel()), generator=generator, dtype=torch.float64)
+        generator = torch.Generator("cpu").manual_seed(self.seed)
+        size = b.numel(), min(self.rank, b.numel())
+        drawn = torch.randn(size, generator=generator, dtype=torch.float64, device="cpu")
         return torch.linalg.qr(drawn)[0].to(b)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch.distributed as dist
 
 from .._info import StepInfo
+from .._numbers import check_numbers
 from ..errors import OptionError
 
 if TYPE_CHECKING:
@@ -66,8 +67,7 @@ class LogTo:
     def __init__(self, *sinks: Sink, every: int = 1) -> None:
         if not sinks:
             raise OptionError("no sink is given", where="LogTo", expected="such as LogTo(Console())")
-        if every < 1:
-            raise OptionError("out of range", where="LogTo(every)", found=every, expected="≥ 1")
+        check_numbers("LogTo", whole={"every": every})
         self.sinks = sinks
         self.every = every
         self.step = 0

@@ -54,13 +54,15 @@ class ASGD(PerParameterRule[ASGDSettings, ASGDState]):
         """One step of one parameter."""
         if state is None:
             precision = scalar_precision()
-            state = ASGDState(0, torch.tensor(setting.lr, dtype=getattr(torch, precision)).item(), precision)
+            state = ASGDState(
+                0, torch.tensor(setting.lr, dtype=getattr(torch, precision), device="cpu").item(), precision
+            )
         grad = descent_direction(param, grad, setting.maximize, setting.weight_decay)
         new = scaled_add(param * (1 - setting.lambd * state.eta), grad, -state.eta)
         step = state.step + 1
         eta = setting.lr / (1 + setting.lambd * setting.lr * step) ** setting.alpha
         # torch.optim makes a tensor of torch's default type of it before it copies it into the state.
-        rounded = torch.as_tensor(eta).to(getattr(torch, state.precision)).item()
+        rounded = torch.as_tensor(eta, device="cpu").to(getattr(torch, state.precision)).item()
         return new, ASGDState(step, rounded, state.precision)
 
 

@@ -73,7 +73,8 @@ class NAdam(PerParameterRule[NAdamSettings, NAdamState]):
         now, following = (
             setting.beta1 * (1.0 - 0.5 * 0.96 ** (t * setting.momentum_decay)) for t in (step, step + 1)
         )
-        product = (torch.tensor(state.product, dtype=getattr(torch, state.precision)) * now).item()
+        product = torch.tensor(state.product, dtype=getattr(torch, state.precision), device="cpu")
+        product = (product * now).item()
         mean = torch.lerp(state.mean, grad, 1 - setting.beta1)
         square = moving_average(state.square, grad, setting.beta2)
 

@@ -213,6 +213,48 @@ def test_what_a_method_did_otherwise_than_asked_is_said() -> None:
     assert note in str(report)
 
 
+class Reordered(bilevel.HypergradientMethod):
+    """A method of a user's own, which does not keep to the order of the parameters."""
+
+    def __call__(self, point: bilevel.Point) -> bilevel.Hypergradient:
+        found = bilevel.GaussNewton()(point)
+        return bilevel.Hypergradient(
+            dict(reversed(found.items())), outer_loss=found.outer_loss, inner_losses=found.inner_losses
+        )
+
+
+class Greedy(bilevel.HypergradientMethod):
+    """One that needs more memory than a device has."""
+
+    def __call__(self, point: bilevel.Point) -> bilevel.Hypergradient:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 TiB")
+
+
+def test_methods_of_one_s_own_are_read_by_name_and_one_without_memory_is_a_row() -> None:
+    moved = []
+    for method in (bilevel.GaussNewton(), Reordered()):
+        case = reweighted_mlp(steps=1)
+        case.outer = nn.ModuleList([case.outer, bilevel.ClusterWeights(3).double()])
+
+        def loss(model: nn.Module, outer: Any, batch: Any) -> torch.Tensor:
+            x, y, cluster = batch
+            own = torch.nn.functional.cross_entropy(model(x), y, reduction="none")
+            return (outer[0](cluster) * own + outer[1](cluster) * own.square()).mean()
+
+        case.inner_loss = loss
+        solver = case.solver(torch.optim.SGD(case.inner.parameters(), lr=0.1), method)
+        pair = (case.train[0], case.val)
+        found = bilevel.compare(
+            solver, {"own": method, "greedy": Greedy()}, reference=bilevel.GaussNewton(), batches=[pair]
+        )
+        assert found["own"].relative_error == 0
+        assert "2 TiB" in str(found["greedy"].failure)
+        solver.step(*pair)
+        moved.append(torch.cat([one.detach() for one in case.outer.parameters()]))
+    assert torch.equal(*moved)
+    assert not torch.equal(moved[0][:3] - moved[0][:3].mean(), moved[0][3:])
+
+
 def test_plot_without_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     found = bilevel.Comparison("exact", (), "live CPU tensors")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

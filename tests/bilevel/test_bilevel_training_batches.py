@@ -14,12 +14,16 @@ from torch import Tensor, nn
 
 import bilevel
 from bilevel import (
+    SAMA,
     Batches,
     ConjugateGradient,
+    FiniteDifference,
     GaussNewton,
     Implicit,
+    Penalty,
     Unrolled,
 )
+from bilevel._nested import to_device
 from bilevel.errors import (
     BatchError,
     OptionError,
@@ -52,7 +56,12 @@ def test_micro_batches_equal_the_joined_batch(name: str) -> None:
     same(cases[0].outer, cases[1].outer, 1e-12)
 
 
-def test_micro_batches_hold_one_graph_at_a_time() -> None:
+@pytest.mark.parametrize(
+    "method",
+    [None, Unrolled(2), GaussNewton(), SAMA(), FiniteDifference(0.1), Penalty(10.0, 2, 0.05)],
+    ids=repr,
+)
+def test_micro_batches_hold_one_graph_at_a_time(method: Any) -> None:
     """When a micro-batch is evaluated, what the ones before it saved for their backward pass is gone."""
     case = zoo.reweighted_mlp()
     alive: list[int] = []
@@ -74,8 +83,13 @@ def test_micro_batches_hold_one_graph_at_a_time() -> None:
             return zoo.weighted_loss(model, weights, batch)
 
     case.inner_loss = watched
-    case.solver(sgd(case.inner), GaussNewton(), inner_micro_batch=3).inner_step(case.train[0])
-    assert alive == [0, 0, 0]
+    solver = case.solver(sgd(case.inner), method or GaussNewton(), inner_micro_batch=3)
+    if method is None:
+        solver.inner_step(case.train[0])
+    else:
+        solver.hypergradient(case.train[0], case.val)
+    assert len(alive) >= 3
+    assert not any(alive)
 
 
 def test_batches_that_cannot_be_cut_are_named() -> None:
@@ -88,6 +102,9 @@ def test_batches_that_cannot_be_cut_are_named() -> None:
         solver.inner_step("samples")
     with pytest.raises(BatchError, match="weights"):
         Batches([1, 2], weights=[1.0])
+    packed = nn.utils.rnn.pack_sequence([torch.ones(3, 2), torch.ones(1, 2)])
+    with pytest.raises(BatchError, match="PackedSequence"):
+        solver.inner_step((packed, y[:2]))
     with pytest.raises(OptionError, match="outer_micro_batch"):
         case.solver(sgd(case.inner), GaussNewton(), outer_micro_batch=0)
 
@@ -164,6 +181,26 @@ def test_nested_batches_are_moved() -> None:
     assert batch["b"][0].place == "cpu"
 
 
+def test_a_packed_sequence_is_moved_as_it_moves_itself() -> None:
+    """Its batch sizes must stay on the CPU."""
+    packed = nn.utils.rnn.pack_sequence([torch.ones(3, 2), torch.ones(1, 2)])
+    moved = to_device({"x": packed}, torch.device("meta"))["x"]
+    assert (moved.data.device.type, moved.batch_sizes.device.type) == ("meta", "cpu")
+
+
+def test_a_copy_to_the_cpu_is_waited_for() -> None:
+    """Else torch copies from CUDA into pinned memory and goes on: a loss would read what is not there."""
+    asked: list[bool] = []
+
+    class Watched(Tensor):
+        def to(self, *args: Any, **kwargs: Any) -> Any:
+            asked.append(kwargs.get("non_blocking", False))
+            return super().to(*args, **kwargs)
+
+    to_device((torch.ones(2).as_subclass(Watched),), torch.device("cpu"))
+    assert asked == [False]
+
+
 def test_fit_begins_iterables_again_and_calls_back() -> None:
     case = zoo.reweighted_mlp()
     seen: list[bilevel.StepInfo] = []
@@ -183,3 +220,5 @@ def test_fit_begins_iterables_again_and_calls_back() -> None:
         bilevel.fit(solver, iter(case.train[:1]), [case.val], steps=2)
     with pytest.raises(OptionError, match="steps"):
         bilevel.fit(solver, case.train, [case.val], steps=0)
+    with pytest.raises(OptionError, match="batches_per_step"):
+        bilevel.fit(solver, case.train, [case.val], steps=1, batches_per_step="2")  # type: ignore[arg-type]
