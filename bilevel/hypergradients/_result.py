@@ -72,6 +72,6 @@ class Hypergradient(dict[str, Tensor]):
             raise NonFiniteHypergradientError(
                 "the hypergradient is not finite, though both losses are",
                 where=f"outer parameters {', '.join(broken)}",
-                fix="look in the inner loss for sqrt(0) or norms of 0: finite, but with an infinite slope; "
+                fix="look in the losses for sqrt(0) or norms of 0: finite, but with an infinite slope; "
                 "or use fewer unrolled steps, more damping, or on_nonfinite='skip'",
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from .._autograd import gradients, leaves, pull_back, subtract
 from .._flat import Flat
+from .._types import MaybeTensors
 from ..errors import OptionError
 from ..linear_solvers import LinearSolver, LinearSolveReport
 from ._base import HypergradientMethod, Point
@@ -49,7 +51,7 @@ class Implicit(HypergradientMethod):
         final = outer_gradients(point, tuple(point.inner.values()), point.buffers)
         w, outer = leaves(point.inner.values()), leaves(point.outer.values())
 
-        def solve(loss: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...], LinearSolveReport]:
+        def solve(loss: Tensor) -> tuple[Tensor, Tensor, MaybeTensors, tuple[LinearSolveReport, ...]]:
             grads = gradients(loss, w, create_graph=True)
             point.check_inner_gradient(grads, twice=True)
             used = [i for i, grad in enumerate(grads) if grad is not None]
@@ -61,16 +63,20 @@ class Implicit(HypergradientMethod):
                 return flat.pack(pull_back(present, wanted, flat.unpack(vector), retain_graph=True))
 
             right = flat.pack([final.inner[i] for i in used])
-            solution, report = self.linear_solver.solve(hessian, right)
+            reports: tuple[LinearSolveReport, ...] = ()
+            solution = torch.full_like(right, math.nan)  # what a solver makes of NaN is finite, and wrong
+            if bool(torch.isfinite(right).all()):
+                solution, report = self.linear_solver.solve(hessian, right)
+                reports = (report,)
             mixed = pull_back(present, outer, flat.unpack(solution))
             norm = flat.pack([grad.detach() for grad in present]).norm()
-            return loss.detach(), norm, mixed, report
+            return loss.detach(), norm, mixed, reports
 
-        (loss, norm, mixed, report), _ = point.run("inner", w, outer, point.buffers, point.train, solve)
+        (loss, norm, mixed, reports), _ = point.run("inner", w, outer, point.buffers, point.train, solve)
         return point.answer(
             subtract(final.outer, mixed),
             outer_loss=final.loss,
             inner_losses=torch.stack([loss]),
             inner_gradient_norm=norm,
-            linear_solves=(report,),
+            linear_solves=reports,
         )

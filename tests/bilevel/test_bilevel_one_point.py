@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bilevel import (
     Batches,
     ConjugateGradient,
+    DenseSolve,
     GaussNewton,
     Implicit,
     LinearSolveWarning,
@@ -20,7 +21,7 @@ from bilevel import (
     Unrolled,
     hypergradient,
 )
-from bilevel.errors import OptionError
+from bilevel.errors import NonFiniteHypergradientError, OptionError
 
 
 @pytest.mark.parametrize(
@@ -242,3 +243,14 @@ def test_gauss_newton_points_where_the_exact_hypergradient_points(seed: int) -> 
 def test_bad_options_are_refused(make: Any) -> None:
     with pytest.raises(OptionError):
         make()
+
+
+@pytest.mark.parametrize("solver", [ConjugateGradient(), Neumann(0.1), DenseSolve()], ids=repr)
+def test_an_outer_gradient_that_is_not_finite_is_no_answer(solver: Any) -> None:
+    """√0 is finite, its slope is not: a linear solver alone would answer zero for it."""
+    ridge = zoo.Ridge()
+    case = ridge.case()
+    case.outer_loss = lambda model, scale, batch: (0 * model.weight).sum().sqrt() + scale().sum()
+    optimizer = torch.optim.SGD(case.inner.parameters(), lr=0.1)
+    with pytest.raises(NonFiniteHypergradientError, match="log"):
+        case.solver(optimizer, Implicit(solver)).step(case.train[0], case.val)
