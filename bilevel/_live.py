@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torchopt
 from torch import Tensor
 
 from ._plain import plain
+from ._rule_state import pack, unpack
 from ._types import MaybeTensors, Tensors
 from .errors import OptionError, OwnershipError, StateError, UnsupportedOptimizerError
 from .optim import LearnedSettings, UpdateRule, as_rule
@@ -50,6 +50,7 @@ class TorchOptimizer(LiveOptimizer):
     def apply(self, parameters: Sequence[Tensor], grads: MaybeTensors, outer: Mapping[str, Tensor]) -> None:
         """One `optimizer.step()`; see `LiveOptimizer.apply`."""
         held = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self._check_holds(held, parameters)
         before = [p.grad for p in held]
         try:
             # A stale gradient of a frozen or unused parameter must not be applied along with ours.
@@ -61,6 +62,18 @@ class TorchOptimizer(LiveOptimizer):
         finally:
             for p, grad in zip(held, before, strict=True):
                 p.grad = grad
+
+    def _check_holds(self, held: Sequence[Tensor], parameters: Sequence[Tensor]) -> None:
+        """Raise `OwnershipError` for a parameter that was thawed and would never move."""
+        known = {id(p) for p in held}
+        missing = [p for p in parameters if id(p) not in known]
+        if missing:
+            raise OwnershipError(
+                "the optimiser does not hold a parameter that requires a gradient now",
+                where=type(self.optimizer).__name__,
+                found=f"shapes {_some([str(tuple(p.shape)) for p in missing])}",
+                fix="call optimizer.add_param_group, or freeze it again with requires_grad_(False)",
+            )
 
     def rule(self, parameters: Mapping[str, Tensor]) -> UpdateRule:
         """See `LiveOptimizer.rule`."""
@@ -137,13 +150,14 @@ class RuleOptimizer(LiveOptimizer):
     def __init__(self, rule: object, parameters: Mapping[str, Tensor]) -> None:
         self._rule = as_rule(rule, parameters)
         self._names = tuple(parameters)
+        self._ids = [id(p) for p in parameters.values()]
         self._parameters = tuple(p.detach() for p in parameters.values())
         self._initial = self._rule.init(self._parameters)
         self.state = self._initial
 
     def apply(self, parameters: Sequence[Tensor], grads: MaybeTensors, outer: Mapping[str, Tensor]) -> None:
         """One `rule.update()`; see `LiveOptimizer.apply`."""
-        if len(parameters) != len(self._names):
+        if [id(p) for p in parameters] != self._ids:
             raise self._changed(len(parameters))
         with torch.no_grad():
             new, self.state = self._rule.update(
@@ -160,25 +174,19 @@ class RuleOptimizer(LiveOptimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """See `LiveOptimizer.state_dict`."""
-        return {"leaves": plain(dict(enumerate(torchopt.pytree.tree_leaves(self.state))))}
+        return pack(self.state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `LiveOptimizer.load_state_dict`."""
-        saved = state["leaves"]
-        sizes = []
-        for like in (lambda: self.state, lambda: self._initial, self._used):
-            leaves, tree = torchopt.pytree.tree_flatten(like())
-            if len(saved) == len(leaves):
-                values = [_like(saved[str(i)], leaf) for i, leaf in enumerate(leaves)]
-                self.state = torchopt.pytree.tree_unflatten(tree, values)
-                return
-            sizes.append(len(leaves))
-        raise StateError(
-            "the update rule has a state of another size",
-            where=type(self._rule).__name__,
-            found=f"{len(saved)} values",
-            expected=f"{sizes[0]} values",
-        )
+        try:
+            self.state = unpack(state, (lambda: self.state, lambda: self._initial, self._used))
+        except LookupError as error:
+            raise StateError(
+                "the update rule has a state of another size",
+                where=type(self._rule).__name__,
+                found=f"{len(state['leaves'])} values",
+                expected=f"{len(pack(self.state)['leaves'])} values",
+            ) from error
 
     def _used(self) -> State:
         """A state as it looks once every parameter was updated; some rules start with an empty one."""
@@ -270,7 +278,3 @@ def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _like(value: Any, leaf: Any) -> Any:
-    return value.detach().clone().to(leaf.device) if isinstance(value, Tensor) else value

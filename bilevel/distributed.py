@@ -91,7 +91,9 @@ class Group:
         with torch.no_grad():
             for module in modules:
                 for tensor in (*module.parameters(), *module.buffers()):
-                    dist.broadcast(tensor, source, group=self.handle)
+                    sent = tensor.contiguous()  # a message is the memory as it lies
+                    dist.broadcast(sent, source, group=self.handle)
+                    tensor.copy_(sent)
 
 
 class SharedProblem(Problem):

@@ -28,6 +28,7 @@ from bilevel import (
     SampleWeights,
     Unrolled,
 )
+from bilevel.distributed import find_group
 from bilevel.errors import BatchError, OptionError
 
 METHODS: dict[str, Any] = {
@@ -144,6 +145,22 @@ def refuse(rank: int) -> None:
     assert alone.shape == (12 - rank,)
 
 
+def begin(rank: int) -> None:
+    """All start from the parameters of the first process, however each one's lie in memory."""
+    torch.manual_seed(rank)
+    module = nn.Module()
+    module.part = nn.Parameter(torch.randn(4, 6)[:, :3])
+    layout = torch.channels_last if rank else torch.contiguous_format
+    module.image = nn.Parameter(torch.randn(2, 3, 4, 4).to(memory_format=layout))
+    group = find_group("auto")
+    assert group is not None
+    group.share_start(module)
+    for parameter in module.parameters():
+        found = [torch.zeros(parameter.shape) for _ in range(2)]
+        dist.all_gather(found, parameter.detach().contiguous())
+        assert torch.equal(*found)
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")  # torchrun says where and as which
@@ -152,6 +169,7 @@ def main(folder: Path) -> None:
         part = slice(6 * rank, 6 * rank + 6)
         results = {"/".join(one): run(*one, part, seed=rank) for one in RUNS}
         refuse(rank)
+        begin(rank)
         torch.save(results, folder / f"{rank}.pt")
     finally:
         dist.destroy_process_group()

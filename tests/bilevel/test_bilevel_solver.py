@@ -266,6 +266,12 @@ def test_functional_optimisers_want_the_same_parameters_throughout() -> None:
         solver.step(case.train[0], case.val)
     with pytest.raises(OwnershipError, match="changed"):
         solver.inner_step(case.train[0])
+    case.inner[0].requires_grad_(True)
+    case.inner[2].requires_grad_(False)
+    solver = case.solver(torchopt.sgd(0.1), GaussNewton())
+    case.inner.requires_grad_(True)[0].requires_grad_(False)  # as many, but others
+    with pytest.raises(OwnershipError, match="changed"):
+        solver.inner_step(case.train[0])
 
 
 def test_linear_solver_reports_are_in_the_info() -> None:
@@ -290,3 +296,18 @@ def test_bad_options_are_refused(options: dict[str, Any]) -> None:
     method = options.pop("method", GaussNewton())
     with pytest.raises(OptionError):
         case.solver(torch.optim.SGD(case.inner.parameters(), lr=0.1), method, **options)
+
+
+def test_a_thawed_parameter_that_the_optimiser_does_not_hold_is_named() -> None:
+    case = zoo.reweighted_mlp()
+    case.inner[2].requires_grad_(False)
+    solver = case.solver(torch.optim.SGD(case.inner[0].parameters(), lr=0.1), GaussNewton())
+    solver.step(case.train[0], case.val)
+    case.inner[2].requires_grad_(True)
+    with pytest.raises(OwnershipError, match=r"requires a gradient now(.|\n)*\(3, 6\), \(3,\)"):
+        solver.inner_step(case.train[0])
+    assert case.inner[2].weight.grad is None
+    solver.inner_optimizer.add_param_group({"params": case.inner[2].parameters()})
+    before = case.inner[2].weight.detach().clone()
+    solver.step(case.train[0], case.val)
+    assert not torch.equal(case.inner[2].weight, before)

@@ -185,3 +185,29 @@ def test_resume_of_a_rule_whose_state_starts_empty() -> None:
     other.load_state_dict(state)
     other.step(case.train[1], case.val)
     same(case.inner, other_case.inner)
+
+
+@pytest.mark.parametrize("make", [torch.optim.Adam, lambda p, lr: torch.optim.SGD(p, lr, momentum=0.9)])
+def test_resume_and_restart_of_a_rule_where_a_parameter_is_never_used(make: Any) -> None:
+    """It keeps nothing for that parameter, so its state has fewer values than one used throughout."""
+
+    def build(start: str) -> tuple[zoo.Case, Solver]:
+        case = zoo.reweighted_mlp()
+        case.inner = torch.nn.ModuleDict({"unused": zoo.mlp(2, 2), "used": case.inner})
+        used = case.inner_loss, case.outer_loss
+        case.inner_loss = lambda net, weights, batch: used[0](net["used"], weights, batch)
+        case.outer_loss = lambda net, weights, batch: used[1](net["used"], weights, batch)
+        rule = bilevel.from_torch(make(case.inner.parameters(), lr=0.02))
+        return case, case.solver(rule, Unrolled(2), inner_start=start)
+
+    for start in ("warm", "restart"):
+        case, solver = build(start)
+        solver.step(case.train[0], case.val)
+        tensors: list[Tensor] = []
+        text = json.dumps(plain(solver.state_dict(), tensors))
+        solver.step(case.train[1], case.val)
+        other_case, other = build(start)
+        other.load_state_dict(rebuilt(json.loads(text), tensors))
+        other.step(case.train[1], case.val)
+        same(case.inner, other_case.inner)
+        same(case.outer, other_case.outer)
