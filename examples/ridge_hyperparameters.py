@@ -47,7 +47,7 @@ def outer_loss(model: nn.Linear, penalties: Penalties, batch: Batch) -> Tensor:
 
 
 def load(seed: int = 0) -> tuple[Batch, Batch, Batch]:
-    """Training, validation and test halves: features [N, 65] and the target, standardised."""
+    """Training, validation and test parts: features [N, 65] and the target, standardised."""
     data = load_diabetes()
     x = PolynomialFeatures(2, include_bias=False).fit_transform(StandardScaler().fit_transform(data.data))
     order = np.random.default_rng(seed).permutation(len(x))

@@ -20,8 +20,9 @@ class TableWeights(nn.Module):
             scale), `"softmax"` (over the batch), `"sigmoid"`, `"softplus"`.
         normalize: `"mean"` divides by the batch mean, so that a batch keeps its total weight: the outer loss
             can then shift weight between samples but not act as a learning rate, and the derivative knows
-            it. `"detached_mean"` does the same but holds the mean constant in the derivative and adds 1e-6
-            to it; the gradient then points along the common scale too, which the forward pass removes.
+            it. In a batch of a single entry all weights are 1 and learn nothing. `"detached_mean"` does the
+            same but holds the mean constant in the derivative and adds 1e-6 to it; the gradient then points
+            along the common scale too, which the forward pass removes.
             `"none"` leaves the weights as they are.
         init: the number that every entry starts from; equal numbers give equal weights.
 
