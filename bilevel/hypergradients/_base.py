@@ -93,7 +93,7 @@ class Point:
                 fix="use the `outer` argument inside the inner loss, without detach() or no_grad()",
             )
         named = {
-            name: torch.zeros_like(outer) if value is None else value.detach().to(outer)
+            name: torch.zeros_like(outer) if value is None else _written_out(value.detach().to(outer))
             for (name, outer), value in zip(self.outer.items(), values, strict=True)
         }
         return Hypergradient(named, **report)
@@ -120,3 +120,8 @@ class HypergradientMethod(ABC):
     @abstractmethod
     def __call__(self, point: Point) -> Hypergradient:
         """The hypergradient at `point`."""
+
+
+def _written_out(value: Tensor) -> Tensor:
+    """The same numbers, each in its own place: autograd keeps a constant slope once for all entries."""
+    return value.contiguous() if 0 in value.stride() else value

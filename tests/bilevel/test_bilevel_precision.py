@@ -183,3 +183,19 @@ def test_torch_s_default_device_is_not_where_random_directions_are_drawn() -> No
             assert float(hypergradient(problem, Unrolled(2), train, case.val, optimizer=rule).norm()) > 0
     assert zoo.relative_error(found, {"log": ridge.exact()}) < 1e-6
     assert report.passed
+
+
+def test_a_constant_slope_can_be_written_to() -> None:
+    """Clipping does so, and fused optimisers read it as it lies in memory."""
+    model, weights = Vector(torch.ones(3)), Vector(torch.zeros(3))
+    problem = Problem(
+        lambda model, weights, batch: model.w.square().sum(),
+        lambda model, weights, batch: model.w.sum() + weights.w.sum(),
+        model,
+        weights,
+    )
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    weights.w.grad = hypergradient(problem, Unrolled(1), None, None, optimizer=sgd)["w"]
+    assert weights.w.grad.stride() == (1,)
+    nn.utils.clip_grad_norm_(weights.parameters(), 1.0)
+    torch.testing.assert_close(weights.w.grad, torch.full((3,), 3**-0.5), rtol=1e-4, atol=0)
