@@ -46,7 +46,9 @@ class CropLoader:
     pool smaller than a batch fills one batch a step by repetition, each time cut anew.
 
     Images smaller than the crop are filled up with zeros at the bottom and on the right, label and image
-    alike: images are padded so when they are evaluated, and the network should know that border.
+    alike, as the public codes do. No such border is there when a network answers: it repeats the image's own,
+    up to its stride. So crops much larger than most images waste work, and move what a network learns of
+    whole images.
 
     Args:
         images: what to cut from; its device is where the work is done.
