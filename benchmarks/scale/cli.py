@@ -98,8 +98,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    which = {"choices": list(CELLS), "default": ON_ONE_PROCESSOR, "metavar": "CELL"}
-    add("--only", nargs="+", help="which (all but ranks)", **which)
+    which, usual = list(CELLS), ON_ONE_PROCESSOR
+    add("--only", nargs="+", choices=which, default=usual, metavar="CELL", help="which (all but ranks)")
     add("--quick", action="store_true", help="a smoke test: small images and networks")
     add("--timeout", type=float, default=1800.0, help="seconds until a cell is given up (%(default)g)")
     add("--out", type=Path, default=Path("runs/scale_bench"), help="folder to write to (%(default)s)")

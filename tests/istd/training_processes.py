@@ -227,10 +227,10 @@ def grow_labels(data: Path, out: Path, ranks: Ranks = ALONE) -> None:
 
 def wait_for_work() -> None:
     """Work of one process may take longer than the others wait for an answer."""
-    with open_ranks(CPU, 4) as ranks:
-        assert ranks.from_first(lambda: time.sleep(6) or ranks.rank) == 0
+    with open_ranks(CPU, 6) as ranks:
+        assert ranks.from_first(lambda: time.sleep(9) or ranks.rank) == 0
         with ranks.in_turns(range(5)) as own:
-            time.sleep(6 * is_last())
+            time.sleep(9 * is_last())
         assert ranks.joined(own) == list(range(5))
 
 
