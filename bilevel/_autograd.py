@@ -32,22 +32,47 @@ def gradients(
     return torch.autograd.grad(loss, inputs, create_graph=create_graph, allow_unused=True)
 
 
-def check_twice_differentiable(grads: MaybeTensors) -> None:
-    """Raise if a custom function on the way from these gradients is marked with once_differentiable.
+_WEIGHT_NORM = "the derivative for aten::_weight_norm_interface holds the norms constant, so its own is wrong"
 
-    autograd raises by itself only if it visits the mark; asked for given inputs it passes by, and answers as
-    if the function were linear.
+
+def check_twice_differentiable(grads: MaybeTensors, outer: Iterable[Tensor] = ()) -> None:
+    """Raise if an operator on the way from these gradients would be differentiated again wrongly.
+
+    One is a custom function marked with once_differentiable: autograd raises by itself only if it visits the
+    mark; asked for given inputs it passes by, and answers as if the function were linear. The other is
+    torch's weight norm, see `wrong_again`.
 
     Raises:
         RuntimeError: as autograd words it; `errors.explained` makes it a `DoubleBackwardError`.
     """
-    if any(node.name() == "torch::autograd::Error" for node in graph(grads)):
-        raise RuntimeError("an autograd.Function in it is marked with once_differentiable")
+    outer = tuple(outer)
+    for node in graph(grads):
+        if node.name() == "torch::autograd::Error":
+            raise RuntimeError("an autograd.Function in it is marked with once_differentiable")
+        reason = wrong_again(node, outer)
+        if reason is not None:
+            raise RuntimeError(reason)
+
+
+def wrong_again(node: Any, outer: Iterable[Tensor]) -> str | None:
+    """Why the derivative that a node computes must not be differentiated; None if it may.
+
+    Torch's fused weight norm fails torch.autograd.gradgradcheck. Outer parameters, given as values, may be
+    normalised by it: they are differentiated once.
+    """
+    if not node.name().startswith("WeightNormInterfaceBackward"):
+        return None
+    known = {one.data_ptr() for one in outer}
+    behind = (one.variable.data_ptr() for one in _behind([node]) if one.name().endswith("AccumulateGrad"))
+    return _WEIGHT_NORM if any(pointer not in known for pointer in behind) else None
 
 
 def graph(roots: Iterable[Tensor | None]) -> Iterator[Any]:
     """Every node of the graph behind these tensors."""
-    waiting = [root.grad_fn for root in roots if root is not None and root.grad_fn is not None]
+    return _behind([root.grad_fn for root in roots if root is not None and root.grad_fn is not None])
+
+
+def _behind(waiting: list[Any]) -> Iterator[Any]:
     seen = set(waiting)
     while waiting:
         node = waiting.pop()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .. import _rng
-from .._autograd import gradients, graph, leaves, pull_back
+from .._autograd import gradients, graph, leaves, pull_back, wrong_again
 from ..batches import as_batches
 from ..errors import DoubleBackwardError
 from ..problem import Problem
@@ -22,6 +22,7 @@ _INSTEAD = {
     "hardsigmoid": "torch.clamp(x / 6 + 0.5, 0, 1), which has the same values, or nn.Sigmoid",
     "scaled_dot_product": "the math backend: torch.nn.attention.sdpa_kernel(SDPBackend.MATH) around it",
     "embedding_bag": "nn.Embedding and a sum or mean over the bag",
+    "weight_norm": "a parametrization of your own: g * v / torch.norm_except_dim(v, 2, 0), the same values",
     "ctc": "a loss written in torch operators (a forward recursion with logsumexp)",
     "margin_loss": "the same loss written with torch.relu",
     "roi_align": "F.grid_sample on the boxes",
@@ -34,7 +35,7 @@ _OTHERWISE = "an equivalent made of other operators, or GaussNewton, which needs
 
 @dataclass(frozen=True)
 class Obstacle:
-    """An operator of the inner loss that cannot be differentiated twice.
+    """An operator of the inner loss that cannot be differentiated twice, or would be wrongly.
 
     Attributes:
         operator: its name, as torch has it.
@@ -70,7 +71,11 @@ def find_obstacles(problem: Problem, train: Any) -> tuple[Obstacle, ...]:
     def search(loss: Tensor) -> tuple[Obstacle, ...]:
         forward = list(graph([loss]))
         grads = gradients(loss, w, create_graph=True)
-        reasons = [reason for node in graph(grads) if (reason := _refusal(node)) is not None]
+        reasons = [
+            reason
+            for node in graph(grads)
+            if (reason := _refusal(node) or wrong_again(node, outer.values())) is not None
+        ]
         if not reasons:
             try:
                 pull_back(grads, (*w, *lam), [None if g is None else torch.ones_like(g) for g in grads])

@@ -72,7 +72,7 @@ class Point:
             RuntimeError: `twice` is set and an operator forbids a second derivative.
         """
         if twice:
-            check_twice_differentiable(grads)
+            check_twice_differentiable(grads, self.outer.values())
         if all(grad is None for grad in grads):
             raise IndependentLossError(
                 "the loss does not depend on the inner parameters",

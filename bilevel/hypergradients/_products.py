@@ -69,7 +69,7 @@ def double_backward(
     def differentiate(loss: Tensor) -> tuple[Tensor | None, ...]:
         grads = gradients(loss, w, create_graph=True)
         if check:
-            check_twice_differentiable(grads)
+            check_twice_differentiable(grads, outer)
         return pull_back(grads, wanted, vector)
 
     at.rng.restore()

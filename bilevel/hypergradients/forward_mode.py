@@ -162,7 +162,7 @@ class ForwardMode(HypergradientMethod):
         def differentiate(loss: Tensor) -> tuple[Tensor | None, ...]:
             both = gradients(loss, (*w, *outer), create_graph=True)
             if first:
-                check_twice_differentiable(both)
+                check_twice_differentiable(both, point.outer.values())
             slopes = self._products(both[skipped:], w, cotangents)
             return (*(None if one is None else one.detach() for one in both), *slopes)
 

@@ -283,3 +283,43 @@ def test_float32_unrolls_through_rectifiers_and_pooling_stay_near_float64() -> N
         single = answers[torch.float32, mode]
         assert single["logits"].dtype == torch.float32
         assert zoo.relative_error({"logits": single["logits"].double()}, exact) < 1e-3
+
+
+class WrittenOut(nn.Module):
+    """Weight norm in operators that can be differentiated twice."""
+
+    def forward(self, g: Tensor, v: Tensor) -> Tensor:
+        return g * v / torch.norm_except_dim(v, 2, 0)
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.norm_except_dim(weight, 2, 0), weight
+
+
+def test_weight_norm_whose_second_derivative_is_wrong_in_torch() -> None:
+    """Its derivative holds the norms constant: the hypergradient would be off by a tenth of a per cent."""
+    normed = nn.utils.parametrizations.weight_norm
+    case = zoo.reweighted_mlp()
+    normed(case.inner[0])
+    for method in SECOND_ORDER:
+        with pytest.raises(DoubleBackwardError, match="norms constant"):
+            ask(case, method)
+    for method in FIRST_ORDER:
+        assert float(ask(case, method).norm()) > 0
+    (found,) = find_obstacles(case.problem(), case.train[0])
+    assert "parametrizations.weight" in found.module
+    assert "norm_except_dim" in found.instead
+
+    mended = zoo.reweighted_mlp()
+    nn.utils.parametrize.register_parametrization(mended.inner[0], "weight", WrittenOut())
+    within = zoo.reweighted_mlp()  # an outer network is differentiated once
+    within.outer = normed(nn.Linear(3, 3)).double()
+    within.inner_loss = lambda net, outer, batch: (
+        outer(F.one_hot(batch[2], 3).double()).exp().mean(1)
+        * F.cross_entropy(net(batch[0]), batch[1], reduction="none")
+    ).mean()
+    for one in (mended, within):
+        optimizer = torch.optim.SGD(one.inner.parameters(), lr=0.1, momentum=0.9)
+        expected = zoo.central_differences(one, optimizer, 2)
+        for method in (Unrolled(2), ForwardMode(2, walked_back=0)):
+            slope = hypergradient(one.problem(), method, Batches(one.train[:2]), one.val, optimizer=optimizer)
+            assert zoo.relative_error(slope, expected) < 1e-7
