@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,13 +18,11 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from common.command import shown_command
-from common.machine import load
+from common.command import origin
 from rich.console import Console
 from rich.table import Table
 
 from istd._files import write_json
-from istd._provenance import provenance
 from istd.data import SyntheticDataset, pack
 from istd.engine import TrainConfig, Trainer, load_corpus
 from istd.engine.batches import open_stream
@@ -57,8 +54,7 @@ def main(
         tables.append(table)
         console.print(table)
 
-    typed = shown_command("vfm_cache_bench.py", sys.argv[1:], threads=torch.get_num_threads())
-    now = {**provenance(typed), "load": load()}
+    now = origin("vfm_cache_bench.py", None, threads=torch.get_num_threads())
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("ISTD_CACHE", f"{folder}/cache")
         if not data:

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common.command import shown_command
-from common.machine import load, load_warning
+from common.command import new_parser, origin
+from common.machine import load_warning
 from rich.console import Console
-
-from istd._provenance import provenance
 
 from .driver import Driver, Settings, all_methods
 from .memory import available_memory
@@ -63,8 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     if options.threads and not options.isolate:
         torch.set_num_threads(options.threads)
-    typed = shown_command("hypergradient_bench.py", sys.argv[1:] if arguments is None else arguments)
-    now = {**provenance(typed), "load": load()}
+    now = origin("hypergradient_bench.py", arguments)
     shown = {**asdict(settings), "torch": torch.__version__, "python": now["versions"]["python"]}
     # What memory happens to be free is no reason to measure again.
     kept = {key: value for key, value in shown.items() if key not in ("memory_limit", "timeout")}
@@ -107,12 +104,7 @@ def _write(out: Path, found: list[Any], settings: dict[str, Any], now: dict[str,
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     methods = all_methods()
-    parser = argparse.ArgumentParser(
-        prog="hypergradient_bench.py",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("hypergradient_bench.py", _DESCRIPTION, _EPILOG)
     add = parser.add_argument
     add("--out", type=Path, default=Path("runs/hypergradient_bench"), help="folder to write to (%(default)s)")
     add(

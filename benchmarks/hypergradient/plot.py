@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+from common.picture import save_picture
 
 from .methods import METHODS
 from .rows import Row
@@ -10,16 +14,11 @@ from .rows import Row
 
 def plot(path: Path, rows: list[Row]) -> str:
     """Write the picture; a sentence says why if there is none, otherwise it is empty."""
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        return f"no plot, matplotlib is not installed ({error})"
     good = [row for row in rows if row.status == "ok"]
-    if not good:
-        return "no plot, there is no row to show"
+    return save_picture(path, partial(_draw, good)) if good else "no plot, there is no row to show"
+
+
+def _draw(good: list[Row], plt: Any) -> Any:
     problems = list(dict.fromkeys(row.problem for row in good))
     methods = list(dict.fromkeys(row.method for row in good))
     figure, axes = plt.subplots(
@@ -75,9 +74,4 @@ def plot(path: Path, rows: list[Row]) -> str:
     figure.suptitle(
         "One hypergradient. Pale: not exact. Dashed: other libraries and plain autograd", fontsize=9
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    figure.savefig(partial, dpi=120)
-    plt.close(figure)
-    partial.replace(path)
-    return ""
+    return figure

@@ -10,8 +10,9 @@ from common.machine import load_warning
 from rich.console import Console
 from rich.table import Table
 
+from istd._files import write_text
+
 from .rows import Row
-from .store import write
 from .targets import Target
 
 _COLUMNS = (
@@ -86,7 +87,7 @@ def write_json(
         "rows": [row.as_dict() for row in rows],
         "targets": [vars(one) for one in targets],
     }
-    write(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_markdown(
@@ -122,4 +123,4 @@ def write_markdown(
             if (row.problem, row.steps) == (problem, steps):
                 lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells_of(row)) + " |")
         lines.append("")
-    write(path, "\n".join(lines))
+    write_text(path, "\n".join(lines))

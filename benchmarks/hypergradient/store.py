@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import statistics
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from istd._files import write_text
 
 
 @dataclass
@@ -75,16 +76,8 @@ class Store:
     def save(self, cell: Cell) -> None:
         """Keep the cell."""
         content = {"settings": self._settings, "cell": asdict(cell)}
-        write(self._path(cell.problem, cell.steps, cell.method), json.dumps(content))
+        write_text(self._path(cell.problem, cell.steps, cell.method), json.dumps(content))
 
     def _path(self, problem: str, steps: int, method: str) -> Path:
         slug = re.sub(r"[^a-z0-9]+", "-", method.lower().replace("√", "root-")).strip("-")
         return self._folder / f"{problem}--{steps}--{slug}.json"
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)  # noqa: PTH105

@@ -12,12 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from common.command import shown_command
-from common.machine import load, load_warning
+from common.command import new_parser, origin
+from common.machine import load_warning
 from common.processes import ending, worker_environment
-from hypergradient.store import write
 
-from istd._provenance import provenance
+from istd._files import write_text
 
 from .cells import CELLS, ON_ONE_PROCESSOR
 from .plot import plot
@@ -48,8 +47,7 @@ cells:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0 if everything could be measured."""
     options = _parse(arguments)
-    typed = shown_command("scale_bench.py", sys.argv[1:] if arguments is None else arguments)
-    about = {**provenance(typed), "load": load(), "quick": options.quick}
+    about = {**origin("scale_bench.py", arguments), "quick": options.quick}
     found: list[dict[str, Any]] = []
     for name in options.only:
         print(f"{name} …", flush=True)
@@ -61,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = markdown(rows, about, [*failures, *([warning] if warning else [])])
     out: Path = options.out
     content = {**about, "rows": [asdict(row) for row in rows], "failures": failures}
-    write(out / "results.json", json.dumps(content, indent=1))
-    write(out / "results.md", text)
+    write_text(out / "results.json", json.dumps(content, indent=1))
+    write_text(out / "results.md", text)
     said = plot(out / "plot.png", rows)
     print(text, said, sep="\n")
     return 1 if failures else 0
@@ -91,12 +89,7 @@ def _measure(jobs: list[Job], timeout: float) -> list[dict[str, Any]]:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="scale_bench.py",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("scale_bench.py", _DESCRIPTION, _EPILOG)
     add = parser.add_argument
     which, usual = list(CELLS), ON_ONE_PROCESSOR
     add("--only", nargs="+", choices=which, default=usual, metavar="CELL", help="which (all but ranks)")

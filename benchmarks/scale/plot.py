@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from common.picture import save_picture
 
 from . import growth, sizes, steps
 from .report import growths
@@ -12,13 +15,6 @@ from .rows import Row
 
 def plot(path: Path, rows: list[Row]) -> str:
     """Write the picture; a sentence says why if there is none, otherwise it is empty."""
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        return f"no plot, matplotlib is not installed ({error})"
     panels = [
         draw
         for cell, draw in (
@@ -31,18 +27,17 @@ def plot(path: Path, rows: list[Row]) -> str:
     ]
     if not panels:
         return "no plot, there is no figure to show"
+    return save_picture(path, partial(_draw, panels, rows))
+
+
+def _draw(panels: list[Any], rows: list[Row], plt: Any) -> Any:
     figure, axes = plt.subplots(
         1, len(panels), figsize=(4.2 * len(panels), 3.8), squeeze=False, layout="constrained"
     )
     for draw, axis in zip(panels, axes[0], strict=True):
         draw(axis, rows)
         axis.grid(alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    figure.savefig(partial, dpi=120)
-    plt.close(figure)
-    partial.replace(path)
-    return ""
+    return figure
 
 
 def _memory(axis: Any, rows: list[Row]) -> None:

@@ -22,7 +22,8 @@ import cv2
 import torch
 from common.machine import load
 from common.processes import ending
-from hypergradient.store import write
+
+from istd._files import write_text
 
 from .cells import CELLS
 from .rows import Job
@@ -37,7 +38,7 @@ def main() -> None:
         result = Path(call["folder"], f"{number}.json")
         code = _in_child(job, result)
         if not result.exists():
-            write(result, json.dumps({"rows": [], "load": None, "failed": ending(code)}))
+            write_text(result, json.dumps({"rows": [], "load": None, "failed": ending(code)}))
 
 
 def _in_child(job: Job, result: Path) -> int:
@@ -46,11 +47,11 @@ def _in_child(job: Job, result: Path) -> int:
     if child == 0:
         code = 1
         try:
-            write(result, json.dumps(_measure(job)))
+            write_text(result, json.dumps(_measure(job)))
             code = 0
         except Exception as error:  # what failed is a row; the other jobs are measured
             traceback.print_exc()
-            write(
+            write_text(
                 result, json.dumps({"rows": [], "load": None, "failed": f"{type(error).__name__}: {error}"})
             )
         finally:

@@ -13,11 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from common.command import shown_command
-from common.machine import load
-from hypergradient.store import write
+from common.command import new_parser, origin
+from common.processes import worker_environment
 
-from istd._provenance import provenance
+from istd._files import write_text
 
 from .reference import REFERENCE_PARTS, missing_part
 from .report import BUSY, Cell, Line, write_results
@@ -26,7 +25,6 @@ from .worker import CELLS
 
 __all__ = ["REFERENCE_PARTS", "main"]
 
-_BENCHMARKS = Path(__file__).resolve().parents[1]
 # 1 GiB: blocks below it come from the heap, and the heap is not given back.
 _TUNED = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 _TUNED["MALLOC_TOP_PAD_"] = str(64 << 20)
@@ -70,8 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "seed": options.seed,
     }
     allocators = ["default", "tuned"] if options.allocator == "both" else [options.allocator]
-    typed = shown_command("speed_bench.py", sys.argv[1:] if arguments is None else arguments)
-    now, cores = {**provenance(typed, options.device), "load": load()}, os.cpu_count() or 1
+    now, cores = origin("speed_bench.py", arguments, options.device), os.cpu_count() or 1
     if (now["load"] or 0.0) > BUSY * cores:
         print(f"The load of this machine is {now['load']:.2f}: times will scatter.")
     cells: list[Cell] = []
@@ -83,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if cell is None:
                 print(f"{name}, {allocator} allocator …", flush=True)
                 cell = _measure(name, allocator, settings, options.timeout)
-                write(path, json.dumps({"settings": settings, "cell": asdict(cell)}))
+                write_text(path, json.dumps({"settings": settings, "cell": asdict(cell)}))
             cells.append(cell)
             found = write_results(options.out, cells, settings, now, cores)
     print((options.out / "results.md").read_text(encoding="utf-8"))
@@ -94,9 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measure(name: str, allocator: str, settings: dict[str, Any], timeout: float) -> Cell:
     """Run the cell's process and read what it wrote; a failure is a cell that says so."""
     cell = Cell(name, allocator)
-    paths = [str(_BENCHMARKS), str(_BENCHMARKS.parent), os.environ.get("PYTHONPATH", "")]
-    environment = {key: value for key, value in os.environ.items() if key not in _TUNED}
-    environment |= {"PYTHONPATH": os.pathsep.join(path for path in paths if path), "ISTD_TUNE_ALLOCATOR": "0"}
+    environment = {key: value for key, value in worker_environment().items() if key not in _TUNED}
+    environment["ISTD_TUNE_ALLOCATOR"] = "0"
     if settings["threads"]:
         environment["OMP_NUM_THREADS"] = str(settings["threads"])
     if allocator == "tuned":
@@ -133,12 +129,7 @@ def _kept(path: Path, settings: dict[str, Any]) -> Cell | None:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="speed_bench.py",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("speed_bench.py", _DESCRIPTION, _EPILOG)
     add = parser.add_argument
     add("--reference", type=Path, help="a checkout of github.com/yuanhang-yao/semantic-prior")
     add("--data", type=Path, help="a dataset with masks; generated images if not given")

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hypergradient.store import write
+from istd._files import write_text
 
 from .timing import Row
 
@@ -158,8 +158,8 @@ def write_results(
         "lines": [asdict(line) for line in found],
         "cells": [asdict(cell) for cell in cells],
     }
-    write(out / "results.json", json.dumps(content, indent=1))
-    write(out / "results.md", markdown(found, cells, settings, now, cores))
+    write_text(out / "results.json", json.dumps(content, indent=1))
+    write_text(out / "results.md", markdown(found, cells, settings, now, cores))
     return found
 
 

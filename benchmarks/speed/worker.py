@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hypergradient.store import write
+from istd._files import write_text
 
 from . import labels, measures, steps
 from .ceiling import measure_ceiling
@@ -52,7 +52,7 @@ def main() -> None:
     """Do the job given on the command line; its result goes to the file that it names."""
     job = json.loads(sys.argv[1])
     before = os.getloadavg()[0]
-    write(Path(job["result"]), json.dumps({**measure(job), "load": before}))
+    write_text(Path(job["result"]), json.dumps({**measure(job), "load": before}))
 
 
 if __name__ == "__main__":
