@@ -268,6 +268,8 @@ def test_bad_arguments_are_refused() -> None:
     pair = (case.train[0], case.val)
     with pytest.raises(OptionError, match="methods"):
         bilevel.compare(problem, [], reference=method, batches=[pair])
+    with pytest.raises(OptionError, match=r"methods\['b'\](.|\n)*float"):
+        bilevel.compare(problem, {"a": method, "b": 0.1}, reference="a", batches=[pair])  # type: ignore[dict-item]
     with pytest.raises(OptionError, match="reference"):
         bilevel.compare(problem, {"a": method}, reference="b", batches=[pair])
     with pytest.raises(OptionError, match="repeats"):

@@ -23,7 +23,13 @@ from bilevel import (
     Unrolled,
     hypergradient,
 )
-from bilevel.errors import DoubleBackwardError, IndependentLossError, InPlaceError, NotScalarLossError
+from bilevel.errors import (
+    DoubleBackwardError,
+    IndependentLossError,
+    InPlaceError,
+    NotScalarLossError,
+    OptimizerError,
+)
 
 SECOND_ORDER = [Unrolled(2), Unrolled(2, mode="graph"), Implicit(Neumann(0.01, 2, damping=1.0))]
 METHODS = [
@@ -184,3 +190,10 @@ def test_errors_keep_their_parts() -> None:
         "  expected: 2",
         "  mend:     change it",
     ]
+
+
+@pytest.mark.parametrize("method", [Unrolled(2), ForwardMode(2), SAMA()])
+def test_a_method_that_unrolls_asks_for_the_optimiser(method: Any) -> None:
+    case = zoo.reweighted_mlp()
+    with pytest.raises(OptimizerError, match=r"not an optimiser(.|\n)*NoneType"):
+        hypergradient(case.problem(), method, case.train[0], case.val)

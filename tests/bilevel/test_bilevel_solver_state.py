@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -169,6 +170,12 @@ def test_a_restart_point_is_not_dropped_silently() -> None:
         warm.load_state_dict(restarting.state_dict())
     with pytest.raises(StateError, match="without restart"):
         restarting.load_state_dict(warm.state_dict())
+    state = restarting.state_dict()
+    point = state["restart"]["module"]
+    name = next(iter(point))
+    point[name] = point[name][:1]
+    with pytest.raises(StateError, match=rf"of another module(.|\n)*{re.escape(name)}"):
+        restarting.load_state_dict(state)
 
 
 def test_resume_of_a_rule_whose_state_starts_empty() -> None:
