@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +21,31 @@ def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
 def load() -> float | None:
     """Processes that ran or waited in the last minute; None where the system does not say."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def busy(seconds: float = 1.0) -> float | None:
+    """The share of the machine's processor time that is used by anyone, looked at for some seconds.
+
+    Before a measurement it tells whether the machine is quiet, which the load cannot: that still has in it
+    what the measurement before has done. None where the system (not Linux) does not say.
+    """
+    before = _processor_times()
+    time.sleep(seconds)
+    after = _processor_times()
+    if before is None or after is None or after[1] == before[1]:
+        return None
+    return (after[0] - before[0]) / (after[1] - before[1])
+
+
+def _processor_times() -> tuple[int, int] | None:
+    """(used, used and idle) of all processors since the start of the system, in its clock ticks."""
+    try:
+        fields = [
+            int(one) for one in Path("/proc/stat").read_text(encoding="ascii").split("\n")[0].split()[1:9]
+        ]
+    except OSError:
+        return None
+    return sum(fields) - fields[3] - fields[4], sum(fields)  # the fourth is idle, the fifth waits for disks
 
 
 def load_warning(loads: Iterable[float | None]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.command import new_parser, origin
+from common.machine import busy
 from common.processes import worker_environment
 
 from istd._files import write_text
@@ -68,9 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "seed": options.seed,
     }
     allocators = ["default", "tuned"] if options.allocator == "both" else [options.allocator]
-    now, cores = origin("speed_bench.py", arguments, options.device), os.cpu_count() or 1
-    if (now["load"] or 0.0) > BUSY * cores:
-        print(f"The load of this machine is {now['load']:.2f}: times will scatter.")
+    now = origin("speed_bench.py", arguments, options.device)
     cells: list[Cell] = []
     found: list[Line] = []
     for name in options.only:
@@ -79,10 +77,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cell = _kept(path, settings) if options.resume else None
             if cell is None:
                 print(f"{name}, {allocator} allocator …", flush=True)
+                used = busy()
+                if used is not None and used > BUSY:
+                    print(f"{used:.0%} of this machine is in use by others: times will scatter.")
                 cell = _measure(name, allocator, settings, options.timeout)
+                cell.busy = used
                 write_text(path, json.dumps({"settings": settings, "cell": asdict(cell)}))
             cells.append(cell)
-            found = write_results(options.out, cells, settings, now, cores)
+            found = write_results(options.out, cells, settings, now)
     print((options.out / "results.md").read_text(encoding="utf-8"))
     failed = any(cell.status != "ok" for cell in cells)
     return 1 if failed or any(line.equal is False for line in found) else 0
@@ -113,7 +115,7 @@ def _measure(name: str, allocator: str, settings: dict[str, Any], timeout: float
             return cell
         result = json.loads(Path(job["result"]).read_text(encoding="utf-8"))
     cell.rows = [Row(**row) for row in result["rows"]]
-    cell.load, cell.ceiling = result["load"], result["ceiling"]
+    cell.ceiling = result["ceiling"]
     return cell
 
 

@@ -26,8 +26,8 @@ EPOCH_ON_GPU = 5.0
 
 # An epoch of the reference's schedule on SIRST v1 (213 training images, a fifth of them held out).
 _TRAINED, _HELD_OUT, _EVERY, _OUTER = 170, 43, 5, 4
-BUSY = 0.3
-"""Load of the machine before a cell, per core, above which its times are not to be trusted."""
+BUSY = 0.1
+"""Share of the machine in use before a cell above which its times are not to be trusted."""
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Cell:
 
     Attributes:
         status: "ok" or "failed", then `reason` says why.
-        load: of the machine when it began.
+        busy: share of the machine in use before it began.
         ceiling: of the cell of that name, see `ceiling.Ceiling`.
     """
 
@@ -45,7 +45,7 @@ class Cell:
     status: str = "ok"
     reason: str = ""
     rows: list[Row] = field(default_factory=list)
-    load: float | None = None
+    busy: float | None = None
     ceiling: dict[str, Any] | None = None
 
 
@@ -145,9 +145,7 @@ def _shipped(found: list[Line]) -> None:
             line.shipped = theirs / line.ours_ms
 
 
-def write_results(
-    out: Path, cells: list[Cell], settings: dict[str, Any], now: dict[str, Any], cores: int
-) -> list[Line]:
+def write_results(out: Path, cells: list[Cell], settings: dict[str, Any], now: dict[str, Any]) -> list[Line]:
     """Write results.json and results.md; the lines of the table. `now`: provenance, and the load."""
     found = lines(cells, settings["batch"], settings["device"])
     # Paths of this machine are nobody's business.
@@ -159,13 +157,11 @@ def write_results(
         "cells": [asdict(cell) for cell in cells],
     }
     write_text(out / "results.json", json.dumps(content, indent=1))
-    write_text(out / "results.md", markdown(found, cells, settings, now, cores))
+    write_text(out / "results.md", markdown(found, cells, settings, now))
     return found
 
 
-def markdown(
-    found: list[Line], cells: list[Cell], settings: dict[str, Any], now: dict[str, Any], cores: int
-) -> str:
+def markdown(found: list[Line], cells: list[Cell], settings: dict[str, Any], now: dict[str, Any]) -> str:
     """The table, one part per allocator setting, and what it was measured on."""
     about = {**now["machine"], "load": now["load"], **now["versions"], **now["code"], **settings}
     text = ["# Speed", "", f"`{now['command']}`", ""]
@@ -184,8 +180,10 @@ def markdown(
     for cell in cells:
         if cell.status != "ok":
             text.append(f"- failed: {cell.cell} ({cell.allocator}): {cell.reason}")
-        elif cell.load is not None and cell.load > BUSY * cores:
-            text.append(f"- the load was {cell.load:.2f} before {cell.cell} ({cell.allocator}): not quiet")
+        elif cell.busy is not None and cell.busy > BUSY:
+            text.append(
+                f"- {cell.busy:.0%} of the machine in use before {cell.cell} ({cell.allocator}), not quiet"
+            )
         if cell.ceiling:
             text += _ceiling(cell.ceiling, cell.allocator)
     text += [

@@ -6,7 +6,6 @@ python -m speed.worker '{"cell": "inner", ...}'
 from __future__ import annotations
 
 import json
-import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -51,8 +50,7 @@ def measure(job: Job) -> dict[str, Any]:
 def main() -> None:
     """Do the job given on the command line; its result goes to the file that it names."""
     job = json.loads(sys.argv[1])
-    before = os.getloadavg()[0]
-    write_text(Path(job["result"]), json.dumps({**measure(job), "load": before}))
+    write_text(Path(job["result"]), json.dumps(measure(job)))
 
 
 if __name__ == "__main__":

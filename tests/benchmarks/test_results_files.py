@@ -40,7 +40,7 @@ def test_files_kept_in_the_repository(path: Path) -> None:
 def test_files_that_benchmarks_write(tmp_path: Path) -> None:
     now: dict[str, Any] = {**provenance("python benchmarks/x.py"), "load": 0.1}
     settings = {"batch": 2, "device": "cpu", "data": "/home/me/sirst", "reference": "", "seed": 4}
-    speed.write_results(tmp_path / "speed", [], settings, now, 2)
+    speed.write_results(tmp_path / "speed", [], settings, now)
     hypergradient.write_json(tmp_path / "h" / "results.json", [], [], {"seed": 4}, now)
     hypergradient.write_markdown(tmp_path / "h" / "results.md", [], [], {"seed": 4}, now)
     for name in ("speed", "h"):
