@@ -11,8 +11,8 @@ demo: $(VENV)/installed  ## Train a detector from one point per target on genera
 test: $(VENV)/installed  ## Run the tests on all cores.
 	$(BIN)/python -m pytest -n auto
 
-coverage: $(VENV)/installed  ## The tests, with the share of lines and branches that they run; too small a share is an error.
-	$(BIN)/python -m pytest -n auto --cov --cov-report=
+coverage: $(VENV)/installed  ## The tests, and the share of lines and branches that they run; too small a share is an error.
+	PYTEST_ADDOPTS="$$PYTEST_ADDOPTS --cov --cov-report=" $(MAKE) test
 	$(BIN)/coverage report --include='bilevel/*' --fail-under=90
 	$(BIN)/coverage report --include='istd/*' --fail-under=85
 
