@@ -12,7 +12,6 @@ from typing import ClassVar
 import torch
 
 from ..batches import Batches
-from ..errors import OptimizerError
 from ..hypergradients import Hypergradient, HypergradientMethod
 from ..hypergradients._adjoint import advance, start
 from ..hypergradients._base import Point
@@ -37,8 +36,7 @@ class InnerSteps(HypergradientMethod):
 
     def rule(self, point: Point) -> UpdateRule:
         """The step to take."""
-        if point.rule is None:
-            raise OptimizerError("inner steps need the inner optimiser", where="check", fix="pass optimizer")
+        assert point.rule is not None  # `uses_optimizer`
         return point.rule
 
     def batches(self, train: Batches) -> Sequence[Batches]:

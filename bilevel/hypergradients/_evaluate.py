@@ -37,13 +37,23 @@ def hypergradient(
         The hypergradient as computed; `check_finite` is the caller's to call.
 
     Raises:
-        OptimizerError: the optimiser's settings are learned, which needs a method that uses the optimiser.
+        OptimizerError: the method needs the optimiser and there is none, or the optimiser's settings are
+            learned, which needs a method that uses it.
         BilevelError: a subclass says what is wrong with a loss, a batch or the optimiser.
     """
     refuse_learned_settings(method, optimizer)
     inner = {name: p.detach() for name, p in problem.inner_parameters().items()}
     outer = {name: p.detach() for name, p in problem.outer_parameters().items()}
-    rule = as_rule(optimizer, problem.inner_parameters()) if method.uses_optimizer else None
+    rule = None
+    if method.uses_optimizer:
+        if optimizer is None:
+            raise OptimizerError(
+                "this method differentiates the inner optimiser's step",
+                where=type(method).__name__,
+                found="no optimiser",
+                fix="pass optimizer=...",
+            )
+        rule = as_rule(optimizer, problem.inner_parameters())
     devices = problem.devices()
     point = Point(
         problem=problem,

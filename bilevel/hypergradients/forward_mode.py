@@ -14,7 +14,7 @@ from .._numbers import check_numbers
 from .._rng import RngState
 from .._types import MaybeTensors, Tensors
 from ..batches import Batches
-from ..errors import OptimizerError, OptionError
+from ..errors import OptionError
 from ..optim import UpdateRule
 from ..optim._base import State, differentiable_leaves, replace_leaves
 from ._adjoint import start, walk_back
@@ -93,10 +93,7 @@ class ForwardMode(HypergradientMethod):
         Raises:
             OptionError: `chunk_size` is not 1 and there are several processes.
         """
-        if point.rule is None:
-            raise OptimizerError(
-                "an unroll needs the inner optimiser", where="ForwardMode", fix="pass optimizer=..."
-            )
+        assert point.rule is not None  # `uses_optimizer`
         if self.chunk_size != 1 and not point.problem.vectorizes:
             raise OptionError(
                 "several processes cannot exchange vectorised derivatives",

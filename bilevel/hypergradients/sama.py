@@ -12,7 +12,7 @@ from .._autograd import add, detached, leaves, pull_back, subtract
 from .._numbers import check_numbers
 from .._rng import RngState
 from .._types import MaybeTensors
-from ..errors import OptimizerError, OptionError
+from ..errors import OptionError
 from ..optim import UpdateRule
 from ._base import HypergradientMethod, Point
 from ._mixed import exact_mixed, finite_difference_mixed, inner_gradients, norm
@@ -61,16 +61,14 @@ class SAMA(HypergradientMethod):
 
     def __call__(self, point: Point) -> Hypergradient:
         """The hypergradient at `point`."""
-        if point.rule is None:
-            raise OptimizerError(
-                "the preconditioner is the inner optimiser's", where="SAMA", fix="pass optimizer=..."
-            )
+        rule = point.rule
+        assert rule is not None  # `uses_optimizer`
         final = outer_gradients(point, tuple(point.inner.values()), point.buffers)
         if self.mixed == "exact":
             answered: list[_Answer] = []
 
             def vector(grads: MaybeTensors) -> MaybeTensors:
-                answered.append(_answer(point, point.rule, grads, final))  # type: ignore[arg-type]
+                answered.append(_answer(point, rule, grads, final))
                 return answered[0].vector
 
             product = exact_mixed(point, vector)
@@ -78,7 +76,7 @@ class SAMA(HypergradientMethod):
         else:
             rng = RngState.capture(point.devices)
             here = inner_gradients(point, tuple(point.inner.values()))
-            answer = _answer(point, point.rule, here.inner, final)
+            answer = _answer(point, rule, here.inner, final)
             mixed = finite_difference_mixed(point, answer.vector, self.eps, rng)
             loss, length = here.loss, norm(here.inner)
         return point.answer(

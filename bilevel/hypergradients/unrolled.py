@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from .._numbers import check_numbers
-from ..errors import OptimizerError, OptionError
+from ..errors import OptionError
 from ._adjoint import adjoint_unroll
 from ._base import HypergradientMethod, Point
 from ._graph import graph_unroll
@@ -109,10 +109,7 @@ class Unrolled(HypergradientMethod):
 
     def __call__(self, point: Point) -> Hypergradient:
         """The hypergradient at `point`."""
-        if point.rule is None:
-            raise OptimizerError(
-                "an unroll needs the inner optimiser", where="Unrolled", fix="pass optimizer=..."
-            )
+        assert point.rule is not None  # `uses_optimizer`
         point.train.check_steps(self.steps, f"train, for Unrolled(steps={self.steps})")
         differentiated = self.truncate or self.steps
         if self.mode == "graph":
