@@ -11,7 +11,23 @@ import numpy as np
 import pytest
 import torch
 
+# Tests run one a core: the processes that they start shall not take all cores each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 _BESIDE = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what is slow, so that no worker is left with it at the end.
+
+    What is slow or runs many random cases is not traced for coverage, which would take half as long again: it
+    runs lines that others run too.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        random = isinstance(item, pytest.Function) and getattr(item.obj, "is_hypothesis_test", False)
+        if random or item.get_closest_marker("slow"):
+            item.add_marker("no_cover")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -8,7 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pytest
 
+pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 

@@ -21,6 +21,7 @@ from hypergradient.store import Cell
 
 pytest.importorskip("sklearn", reason="the digits need scikit-learn")
 
+pytestmark = pytest.mark.slow
 PACKAGES = {"higher": "higher", "torchopt": "torchopt", "hypertorch": "hypergrad", "betty": "betty"}
 
 

@@ -96,6 +96,7 @@ def weights(folder: CellFolder) -> dict[str, torch.Tensor]:
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_cell_goes_on_and_the_probe_changes_nothing(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +152,7 @@ def test_a_killed_cell_goes_on_and_the_probe_changes_nothing(
     assert (store.load(plain) or {})["probes"] == one["probes"]  # more than was asked for
 
 
+@pytest.mark.slow
 def test_failing_cells_are_rows_and_do_not_stop_others(data: Path, tmp_path: Path) -> None:
     base = Base.of("tiny", TINY, str(data), {"": {"epochs": 1}})
     bad, good = cells_of(

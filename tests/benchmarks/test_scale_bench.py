@@ -45,6 +45,7 @@ def found(measured: dict[str, Any], streamed: bool) -> dict[str, Growth]:
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the peak of a step is read from Linux's /proc")
 
 
+@pytest.mark.slow
 @linux
 def test_memory_does_not_grow_with_streamed_images(measured: dict[str, Any]) -> None:
     steps = found(measured, streamed=True)
@@ -53,6 +54,7 @@ def test_memory_does_not_grow_with_streamed_images(measured: dict[str, Any]) -> 
     assert sum(steps[what].stays for what in ("loading", "first labels", "evolving labels")) < LITTLE
 
 
+@pytest.mark.slow
 @linux
 def test_memory_grows_by_the_pixels_alone_where_they_are_held(measured: dict[str, Any]) -> None:
     steps = found(measured, streamed=False)
@@ -93,6 +95,7 @@ def test_growth_is_the_difference_and_a_million_images_its_multiple() -> None:
     assert "| clustering, a cluster for 11 images (grows as N²) | 1 days |" in text
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_is_named_and_the_others_are_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,6 +111,7 @@ def test_a_job_that_fails_is_named_and_the_others_are_measured(
     assert "no images to cluster" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_processes_share_a_run(tmp_path: Path) -> None:
     """A row of each process for each thing they do, and a table of them."""
     assert cli.main(["--quick", "--only", "ranks", "--out", str(tmp_path)]) == 0

@@ -125,6 +125,7 @@ def test_squares_of_a_dataset_are_cut_around_a_target(sirst_root: Path) -> None:
         assert np.count_nonzero(images.masks.image(number).numpy())
 
 
+@pytest.mark.slow
 def test_the_command_measures_keeps_and_takes_up_cells(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ def flattened(result: Any) -> Tensor:
     return result.double().flatten()
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_on_the_joined_batch(tmp_path: Path) -> None:
     """The second process starts from other weights: it must take those of the first."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]

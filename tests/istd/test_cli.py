@@ -277,6 +277,7 @@ def test_demo_does_not_replace_a_run_of_ones_own(istd, trained):
     assert (trained / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_demo_runs_is_replaced_by_the_next_and_touches_nothing_else(istd, tmp_path, monkeypatch):
     small = functools.partial(SyntheticDataset, num_train=8, num_val=2, num_test=2, size=(40, 40))
     monkeypatch.setattr("istd.data.SyntheticDataset", lambda seed, **sizes: small(seed=seed))

@@ -55,6 +55,7 @@ def assert_close(found: Path, expected: Path) -> None:
     assert metrics["test"]["student"] == pytest.approx(its_metrics["test"]["student"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
 def test_a_run_is_that_of_the_cpu(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ISTD_CACHE", str(tmp_path / "cache"))

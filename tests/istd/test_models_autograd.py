@@ -53,6 +53,7 @@ def dot(a: Params, b: Params) -> float:
     return sum(float((a[key] * b[key]).sum()) for key in a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kwargs", "training"),
     [

@@ -62,6 +62,7 @@ def words_of(command: str) -> list[str]:
     return words[2:]
 
 
+@pytest.mark.slow
 def test_the_command_of_a_run_gives_its_figures_in_a_shell(run: Path, tmp_path: Path) -> None:
     first = read(run / "results.json")
     assert first.keys() >= KEYS

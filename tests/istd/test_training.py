@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from fault_compare import assert_same
+from fault_server import Fault
 
 from istd.data import SyntheticDataset, pack
 from istd.engine import RunFolder, TrainConfig, Trainer, load_detector, load_state, read_lines
@@ -104,11 +105,12 @@ def test_every_method_runs_to_the_end(tmp_path, data, changes):
         assert LabelStore.open(folder.labels).latest >= (1 if results["config"]["epochs"] == 5 else 0)
 
 
+@pytest.mark.slow
 def test_training_learns(tmp_path, data):
     """The student finds targets that it was only ever told one point of."""
     before = Trainer(config(data, epochs=1, lr=1e-9), tmp_path / "before").fit()
     after = Trainer(
-        config(data, epochs=40, lr=3e-3, eval_every=10, evolve_every=10), tmp_path / "after"
+        config(data, epochs=30, lr=4e-3, eval_every=10, evolve_every=10, outer_every=10), tmp_path / "after"
     ).fit()
     assert after["metrics"]["test"]["student"]["iou"] > before["metrics"]["test"]["student"]["iou"] + 0.2
     losses = [line["loss"] for line in read_lines(RunFolder(tmp_path / "after").log)]
@@ -133,62 +135,43 @@ def test_another_seed_another_result(tmp_path, data, uninterrupted):
     assert losses != [line["loss"] for line in uninterrupted[1]]
 
 
-def run_command(data, out, *more):
-    settings = {
-        key: value for key, value in SMALL.items() if key not in ("epochs", "crop", "batch_size", "vfm")
-    }
-    command = [sys.executable, "-c", "from istd.cli import main; main()", "train", "--data", str(data)]
-    command += [
-        "--epochs",
-        "5",
-        "--crop",
-        "32",
-        "--batch-size",
-        "4",
-        "--vfm",
-        SMALL["vfm"],
-        "--out",
-        str(out),
-    ]
-    for key, value in settings.items():
-        command += ["--set", f"{key}={value}"]
-    # checkpoint at every step, so that a kill finds each kind of moment
-    command += ["--set", "checkpoint_seconds=0", *more]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def wait_for(condition, process, seconds=120.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def command(data, out, *more):
+    said = ["train", "--data", data, "--out", out, *more]
+    for name in ("epochs", "crop", "batch_size", "vfm"):
+        said += [f"--{name.replace('_', '-')}", SMALL[name]]
+    # A checkpoint at every step.
+    rest = {name: value for name, value in SMALL.items() if f"--{name.replace('_', '-')}" not in said}
+    for name, value in {**rest, "checkpoint_seconds": 0}.items():
+        said += ["--set", f"{name}={value}"]
+    return said
 
 
 def lines_done(out):
     return len(list(read_lines(RunFolder(out).log)))
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs fork")
 @pytest.mark.parametrize(
-    ("number", "after_lines"),
-    [(signal.SIGKILL, 2), (signal.SIGINT, 1), (signal.SIGTERM, 3)],
-    ids=["kill", "ctrl-c", "term"],
+    ("number", "after_lines"), [(signal.SIGINT, 1), (signal.SIGTERM, 3)], ids=["ctrl-c", "term"]
 )
-def test_a_stopped_run_ends_like_an_uninterrupted_one(tmp_path, data, uninterrupted, number, after_lines):
-    out = tmp_path / "run"
-    process = run_command(data, out)
-    wait_for(lambda: lines_done(out) >= after_lines, process)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == (-9 if number == signal.SIGKILL else 130), output
-    assert lines_done(out) < 5, "the run ended before it could be stopped"
+def test_a_stopped_run_ends_like_an_uninterrupted_one(
+    tmp_path, data, uninterrupted, server, number, after_lines
+):
+    out, nothing = tmp_path / "run", Fault(str(tmp_path))
+    cache = {"ISTD_CACHE": os.environ["ISTD_CACHE"]}
+    process = server.start(command(data, out), nothing, **cache)
+    deadline = time.monotonic() + 120
+    while lines_done(out) < after_lines and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with contextlib.suppress(ProcessLookupError):  # it failed: see its output
+        os.kill(process, number)
+    stopped = server.wait()
+    assert stopped.code == 130, stopped.output
+    assert after_lines <= lines_done(out) < 5, "it was not stopped between its epochs"
 
-    resumed = run_command(data, out, "--resume")
-    output, _ = resumed.communicate(timeout=300)
-    assert resumed.returncode == 0, output
+    resumed = server.run(command(data, out, "--resume"), nothing, **cache)
+    assert resumed.code == 0, resumed.output
     results, log, state, labels = fingerprint(out)
     results["config"]["checkpoint_seconds"] = uninterrupted[0]["config"]["checkpoint_seconds"]
     assert_same((results, log, state, labels), uninterrupted)
@@ -317,6 +300,7 @@ CRASHES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "changes", "where", "call"), CRASHES, ids=lambda value: str(value))
 def test_a_crash_right_after_any_write_changes_nothing(
     tmp_path, data, monkeypatch, method, changes, where, call
