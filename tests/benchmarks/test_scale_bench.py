@@ -128,8 +128,9 @@ def test_processes_share_a_run(tmp_path: Path) -> None:
 
 def test_a_peak_is_what_was_in_use(tmp_path: Path) -> None:
     recorder = Recorder("cell", {})
-    kept = recorder.measure("a", lambda: np.ones(30_000_000, np.uint8)[:20_000_000].copy())
+    # Above 32 MiB glibc always asks for new pages; below, memory that earlier tests have freed may do.
+    kept = recorder.measure("a", lambda: np.ones(60_000_000, np.uint8)[:40_000_000].copy())
     if sys.platform == "linux":
-        assert 45e6 < recorder.rows[0].peak < 70e6
-        assert 15e6 < recorder.rows[0].stays < 40e6
-    assert len(kept) == 20_000_000
+        assert 95e6 < recorder.rows[0].peak < 115e6
+        assert 35e6 < recorder.rows[0].stays < 55e6
+    assert len(kept) == 40_000_000
