@@ -24,7 +24,7 @@ from bilevel import (
     UpdateRule,
     hypergradient,
 )
-from bilevel.errors import OptimizerError, OptionError
+from bilevel.errors import OptionError
 
 
 def ask(case: zoo.Case, method: HypergradientMethod, optimizer: object = None) -> Any:
@@ -279,8 +279,3 @@ def test_a_vector_of_zeros_gives_the_direct_term() -> None:
 def test_bad_options_are_refused(make: Any) -> None:
     with pytest.raises(OptionError, match="expected"):
         make()
-
-
-def test_sama_needs_the_optimiser() -> None:
-    with pytest.raises(OptimizerError, match="not an optimiser"):
-        ask(zoo.reweighted_mlp(), SAMA())

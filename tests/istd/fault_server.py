@@ -1,7 +1,8 @@
 """Commands of `istd` in processes that meet a fault: killed, or without a disk, at a chosen moment.
 
 Run as a script this is a server: it loads the program once and forks a process for each command, so that a
-test can afford hundreds of them. `FaultServer` is its client; the fixture `server` has one running.
+test can afford hundreds of them. The tiny network `speck` is among its backbones. `FaultServer` is its
+client; the fixture `server` has one running.
 
 A moment is the n-th act on files below one folder: opening one to write, making a folder, flushing, renaming
 (Python's audit events, raised before the act). It is the same moment on every machine.
@@ -108,14 +109,16 @@ def _serve() -> None:
     import cv2
     import matplotlib.figure  # noqa: F401
     import torch
+    from training_processes import speck
 
     import istd.cli.app
     import istd.doctor
     import istd.engine
     import istd.export
     import istd.report  # noqa: F401
-    from istd.models import create_vfm
+    from istd.models import create_vfm, register_model
 
+    register_model(speck)
     create_vfm("random:test_vit")
     torch.set_num_threads(1)
     cv2.setNumThreads(0)

@@ -60,7 +60,8 @@ def command(name: str, place: Place, out: Path) -> list[object]:
     settings = ["--set", "vfm_cache=full-image", "--set", "clusters=2", "--set", "evolve_every=1"]
     settings += ["--set", "checkpoint_seconds=0", "--set", "evolve_start=0"]
     run, data = place.run, place.data
-    tiny = ["--epochs", 2, "--crop", 32, "--batch-size", 4, "--vfm", "random:test_vit"]
+    settings += ["--set", "modulation_scale=0.5"]
+    tiny = ["--epochs", 2, "--crop", 32, "--batch-size", 4, "--vfm", "random:test_vit", "--backbone", "speck"]
     return {
         "train": ["train", "--data", data, "--out", out, *tiny, *settings],
         "eval": ["eval", run, "--out", out],
