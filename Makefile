@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed  ## Train a detector from one point per target on generated images, and show what it finds.
 	$(BIN)/istd demo --out runs/demo
 
-test: $(VENV)/installed  ## Run the tests on all cores: files in the order of their tests, slow ones first.
+test: $(VENV)/installed  ## Run the tests on all cores, a file on one of them, slow ones first.
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 coverage: $(VENV)/installed  ## The tests, and the share of lines and branches that they run; too small a share is an error.
