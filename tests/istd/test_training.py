@@ -289,11 +289,11 @@ def test_a_checkpoint_of_another_backbone_is_refused(tmp_path, data):
 
 @pytest.mark.parametrize("method", ["full", "semantic-prior"])
 def test_divergence_is_an_error_and_keeps_the_last_checkpoint(tmp_path, data, method):
-    trainer = Trainer(config(data, lr=2e9, method=method, epochs=3, checkpoint_seconds=0), tmp_path / "run")
+    diverging = config(data, **PUBLISHED, lr=2e9, method=method, epochs=3, checkpoint_seconds=0)
+    trainer = Trainer(diverging, tmp_path / "run")
     with pytest.raises(ConfigError, match="not finite"):
         trainer.fit()
-    position = load_state(RunFolder(tmp_path / "run").checkpoint, kind="run")["position"]
-    assert (position["epoch"], position["step"]) > (0, 0)
+    assert load_state(RunFolder(tmp_path / "run").checkpoint, kind="run")["position"]["step"] > 0
 
 
 class Crash(Exception):
