@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from ..engine.examination import Examination
 
 _WHAT, _METRICS = "What", "Metrics"
+_OTHER_SPLITS = (
+    "is not split as it was when these weights were trained: images came or went. Some that are evaluated "
+    "now may have been trained on, or chosen by. Split files (train.txt, val.txt, test.txt) keep images "
+    "where they are."
+)
 
 
 def evaluate_run(
@@ -113,8 +118,10 @@ def evaluate_run(
             failed = True
             continue
         if images is None:
-            source = data or detector.header["config"]["data"]
+            source = data or _data_of(run, detector.header)
             dataset = as_in_run(packed(source), detector.header)
+            if not data and detector.header.get("split_hash") not in (None, dataset.split_hash()):
+                console.print(f"[yellow]note[/yellow] {escape(source)} {_OTHER_SPLITS}", highlight=False)
             images = load_split(dataset, split, require_points=False)
         weights[role], seed = detector.fingerprint(), detector.header["config"].get("seed")
         with Bars(console, f"evaluating the {role}", len(images)) as bars, deterministic():
@@ -149,6 +156,22 @@ def evaluate_run(
         console.print(f"written: {escape(str(out))}")
     if failed:
         raise typer.Exit(1)
+
+
+def _data_of(run: Path, header: dict[str, Any]) -> str:
+    """What was trained on: as a run folder says, which follows data that was moved, or a weight file."""
+    from ..engine import RunFolder
+    from ..errors import ConfigError
+
+    found = RunFolder(run).read_config().data if run.is_dir() else header["config"]["data"]
+    if not found:
+        raise ConfigError(
+            "there is nothing to evaluate on",
+            where=run,
+            found="weights that do not say what they were trained on",
+            fix="give --data",
+        )
+    return str(found)
 
 
 def _write(out: Path, split: str, found: dict[str, Examination], about: dict[str, Any], title: str) -> None:

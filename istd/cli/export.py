@@ -57,10 +57,11 @@ def export(
         ),
     ] = True,
 ) -> None:
-    """Write the student as ONNX or TorchScript: float [batch, 1, height, width] in [0, 1] to probabilities.
+    """Write the student as ONNX or TorchScript: from images in gray, 0 to 1, to probabilities.
 
-    Any batch, height and width; padding and normalisation are inside. Class names, input range, threshold and
-    versions stand in the file. It is checked against PyTorch before it takes its name.
+    Images are float32, batch × 1 × height × width, of any batch and size; padding and normalisation are
+    inside. Class names, input range, threshold and versions stand in the file. It is checked against PyTorch
+    before it takes its name.
     """
     from ..engine import RunFolder, load_detector
     from ..export import Deployed, describe

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -184,16 +185,21 @@ def _draw_curves(rows: list[VersionQuality], folder: Path) -> Path:
 
 
 def _table(rows: list[VersionQuality]) -> Table:
+    """A line a version, in 80 columns; their notes are in versions.csv."""
     with_masks = rows[-1].iou is not None
-    table = Table(title="versions of the labels", title_justify="left")
-    headings = ["version", "epoch", "changed", "entered", "left", "training"]
-    quality = ["IoU", "IoU (training)", "precision", "recall"] if with_masks else []
+    title = f"versions of the labels ({escape(rows[0].note)})" if rows[0].note else "versions of the labels"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    headings = ["", "epoch", "changed", "in", "out", "train"]
+    quality = ["IoU", "of train", "precision", "recall"] if with_masks else []
     for heading in (*headings, *quality):
-        table.add_column(heading, justify="right")
-    table.add_column("note")
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         cells = [row.number, row.epoch, row.changed, row.entered, row.left, row.pool_size]
         figures = [row.iou, row.pool_iou, row.precision, row.recall] if with_masks else []
         shown = ["–" if figure is None else f"{figure:.3f}" for figure in figures]
-        table.add_row(*map(str, cells), *shown, escape(row.note))
+        table.add_row(*map(str, cells), *shown)
+    table.caption = "in, out: images let into training and taken out"
+    if with_masks:
+        table.caption += "; of train: the IoU of those that train"
+    table.caption_justify = "left"
     return table

@@ -15,7 +15,7 @@ from . import options as opt
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..data import Record
+    from ..data import Dataset, Record
 
 
 class Source(StrEnum):
@@ -81,11 +81,12 @@ def points(
     with Bars(console, "reading", len(dataset)) as bars:
         for name in dataset.names:
             record = dataset.read(name)
-            some = _points_of(record, kind, seed, converted)
-            _check_inside(record, some, source)
-            found[name] = some
-            sizes[name] = (record.image.shape[0], record.image.shape[1])
-            bars.advance(f"reading {len(found)}/{len(dataset)}")
+            some = _points_of(record, kind, seed, converted, dataset)
+            if some is not None:
+                _check_inside(record, some, source)
+                found[name] = some
+                sizes[name] = (record.image.shape[0], record.image.shape[1])
+            bars.advance(f"reading {name}")
     if as_images:
         with atomic_folder(out) as partial:
             for name, some in found.items():
@@ -96,20 +97,24 @@ def points(
     console.print(
         f"{targets} points in {len(found)} images ({empty} without a target), written to {escape(str(out))}"
     )
+    left_out = len(dataset) - len(found)
+    if left_out:
+        console.print(
+            f"{left_out} images are not named there and stay left out: nothing says that they have no target"
+        )
 
 
 def _points_of(
-    record: Record, kind: Source, seed: int, converted: dict[str, np.ndarray] | None
-) -> np.ndarray:
-    import numpy as np
-
+    record: Record, kind: Source, seed: int, converted: dict[str, np.ndarray] | None, dataset: Dataset
+) -> np.ndarray | None:
+    """The points of an image; None where the source does not name it: perhaps nobody has looked at it."""
     from ..data import centroid_points, coarse_points, point_rng
     from ..errors import DataError
 
     if converted is not None:
-        return converted.get(record.name, np.empty((0, 2), np.int64))
+        return converted.get(record.name)
     if kind is Source.given:
-        return record.points
+        return None if record.name in dataset.unannotated else record.points
     if record.mask is None:
         raise DataError(
             f"the image {record.name} has no mask to take points from",
@@ -122,13 +127,18 @@ def _points_of(
 
 def _read_source(source: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     from ..data import IMAGE_SUFFIXES, read_point_image, read_points
+    from ..data._names import composed
     from ..errors import DataError
 
     if not source.exists():
         raise DataError("there is no such file or folder", where=source, expected="points")
     if source.is_file():
         return read_points(source, names)
-    files = {path.stem: path for path in sorted(source.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
+    files = {
+        composed(path.stem): path
+        for path in sorted(source.iterdir())
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    }
     strange = sorted(set(files) - set(names))
     if strange or not files:
         raise DataError(

@@ -58,7 +58,6 @@ def predict(
     score its highest probability; targets.json adds boxes, targets.coco.json masks. provenance.json says how
     to make them again. An image that cannot be read is named and left out, and the exit code is then 1.
     """
-    from .._files import write_json
     from .._provenance import provenance, typed_command
     from ..engine import (
         PredictOptions,
@@ -90,9 +89,14 @@ def predict(
     detector = load_detector(run, role=role, device=where, vfm=vfm or None, backbone=backbone or None)
     about = {"checkpoint": str(run), "weights": {role: detector.fingerprint()}, "device": str(where)}
     with Bars(console, "detecting", len(paths)) as bars, deterministic():
-        write_json(out / "provenance.json", {**about, **provenance(typed_command(), where)})
         done = predict_images(
-            detector, paths, out, options, device=where, progress=lambda count, total: bars.set(count)
+            detector,
+            paths,
+            out,
+            options,
+            device=where,
+            progress=lambda count, total: bars.set(count),
+            about={**about, **provenance(typed_command(), where)},
         )
     kept = f" ({done.skipped} were there already)" if done.skipped else ""
     console.print(

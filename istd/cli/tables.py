@@ -45,7 +45,8 @@ def results_table(results: dict[str, Any]) -> Table:
     for split in ("test", "val"):
         for role, values in results["metrics"].get(split, {}).items():
             rows[f"{role} ({split})"] = values
-    table = metrics_table(f"{config['method']} · {config['backbone']} · against the masks", rows)
+    said = "against the masks" if rows else "no masks to measure against"
+    table = metrics_table(f"{config['method']} · {config['backbone']} · {said}", rows)
     notes = [f"selected by {results['selection']['rule']} at epoch {results['selection']['epoch']}"]
     if results["vfm"] is not None:
         notes.append(escape(f"teacher sees {results['vfm']['name']}"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ..errors import DataError
 
@@ -129,6 +129,8 @@ def _decode(path: Path, flags: int) -> np.ndarray:
         raise
     except Image.DecompressionBombError as error:
         raise _too_large(path, error) from error
+    except UnidentifiedImageError as error:
+        raise _unusable(path, "another kind of file, or a damaged one") from error
     except Exception as error:
         raise _unusable(path, error) from error
     if array is None:
@@ -144,7 +146,7 @@ def _unusable(path: Path, found: object) -> DataError:
         where=path,
         found=found,
         expected="a whole 8- or 16-bit PNG, BMP, JPEG or TIFF file with one page",
-        fix="copy or export the file again, or take its name out of the split",
+        fix="copy or export the file again, or take it out of the folder and its name out of the split",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 
 from ..errors import DataError
@@ -23,7 +24,7 @@ def check_regular(path: Path, what: str) -> None:
 
 
 def check_name(name: str, source: Path) -> str:
-    """`name`, if it can be the name of a file in a folder, else `DataError`: `source` is not trusted."""
+    """`name` if it can be that of a file in a folder, composed; else `DataError`: `source` is not trusted."""
     if not is_plain_text(name) or name in ("", ".", "..") or "/" in name or "\\" in name or ":" in name:
         raise DataError(
             f"{name!r} is not the name of an image",
@@ -31,7 +32,12 @@ def check_name(name: str, source: Path) -> str:
             expected="plain names, one a line, without folders or drive letters",
             fix="leave the folder out; images are looked up in the dataset's image folder only",
         )
-    return name
+    return composed(name)
+
+
+def composed(name: str) -> str:
+    """`name` in Unicode's composed form (NFC): macOS may write é in a file name as e and an accent."""
+    return unicodedata.normalize("NFC", name)
 
 
 def strip_suffix(name: str) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .._paths import given_path
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, ModelError
 from ..models import (
     Backbone,
     FrozenVFM,
@@ -117,7 +117,17 @@ class Detector:
         answers as the teacher.
 
         Images may lie on another device than the network; the logits lie on the network's.
+
+        Raises:
+            ModelError: images of whole numbers, which can be 0 to 255.
         """
+        if not image.is_floating_point():
+            raise ModelError(
+                "a detector takes images in [0, 1]",
+                found=f"a tensor of {image.dtype}",
+                expected="float [B, 1, H, W]",
+                fix="divide 8-bit images by 255",
+            )
         self.model.eval()
         image = image.to(next(self.model.parameters()))
         with torch.no_grad():

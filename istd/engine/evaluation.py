@@ -60,6 +60,9 @@ def check_masks(images: ImageSet) -> ImageSource:
     """The masks of a split. Raises `DataError` if an image has none."""
     if images.masks is None:
         raise DataError(
-            "the split has images without masks", expected="a mask for every image to evaluate on"
+            "there is nothing to compare with: images of this split have no mask",
+            found=f"{len(images)} images, among them {', '.join(images.names[:3])}",
+            expected="a mask for every image to evaluate on",
+            fix="add masks, or look at what is found without them: `istd predict`",
         )
     return images.masks

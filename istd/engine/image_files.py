@@ -15,8 +15,9 @@ def find_images(sources: Iterable[str | Path], recursive: bool = False) -> list[
     """Image files among `sources`, each once, in the order of the sources and then of their names.
 
     Args:
-        sources: files; folders, for the images in them; patterns such as `images/**/*.png`, for the images
-            and folders that match. What exists is never taken for a pattern.
+        sources: files; folders, for the images in them that are not hidden; patterns such as
+            `images/**/*.png`, for the images and folders that match. What exists is never taken for a
+            pattern.
         recursive: also look into the folders of a folder.
 
     Raises:
@@ -55,7 +56,11 @@ def _images_at(path: Path, recursive: bool) -> list[Path]:
         return [path]
     inside = path.rglob("*") if recursive else path.iterdir()
     try:
-        return sorted(file for file in inside if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+        return sorted(  # macOS leaves ._NAME.png beside NAME.png on disks of other systems
+            file
+            for file in inside
+            if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
+        )
     except OSError as error:
         raise DataError("the folder cannot be listed", where=path, found=error) from error
 

@@ -99,7 +99,7 @@ def start_labels(
         path,
         names=(*corpus.train.names, *corpus.val.names),
         labels=[*train, *val],
-        pool=np.concatenate([pool, np.ones(len(val), np.bool_)]),
+        pool=_of_all(pool, corpus),
         settings={
             "label_init": config.label_init,
             "label_settings": settings,
@@ -111,6 +111,11 @@ def start_labels(
         overwrite=True,
     )
     return _current(LabelStore.open(path), corpus, device)
+
+
+def _of_all(pool: np.ndarray, corpus: Corpus) -> np.ndarray:
+    """The pool over all labels of the store: validation images have one, but nothing trains on them."""
+    return np.concatenate([pool, np.zeros(len(corpus.val.names), np.bool_)])
 
 
 def _first_labels(images: ImageSet, start: Start, ranks: Ranks) -> tuple[list[SparseLabel], np.ndarray]:
@@ -230,7 +235,7 @@ def update_labels(
         changes |= _set_labels(labels, images, numbers, ranks.joined(made))
     found = _mine(state, corpus, config, epoch, predict, progress, ranks)
     changes |= found
-    pool = np.concatenate([state.pool, np.ones(len(corpus.val.names), np.bool_)])
+    pool = _of_all(state.pool, corpus)
     note = f"evolved, {len(found)} mined"
     ranks.on_first(state.store.commit, epoch=epoch, changes=changes, pool=pool, note=note)
     if not ranks.is_first:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -100,6 +100,7 @@ def predict_images(
     *,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> Predictions:
     """Detect in `paths` and write pictures and tables into `out`.
 
@@ -114,6 +115,7 @@ def predict_images(
         options: what to find and to write.
         device: where the detector is.
         progress: called with (done, total).
+        about: what `provenance.json` is to say; None writes none.
 
     Raises:
         ConfigError: `skip_existing` in a folder of answers by other weights or settings.
@@ -125,6 +127,8 @@ def predict_images(
     log = PredictionLog(
         folder / "predictions.jsonl", _settings(detector, options, tiling), options.skip_existing
     )
+    if about is not None:  # only now: of answers that are refused it would say what is not so
+        write_json(folder / "provenance.json", about)
     answering = detector.deployed() if options.role == "student" else detector
     predict = partial(answering.logits, role=options.role)
     names = name_answers(paths)

@@ -28,7 +28,8 @@ class PredictionLog:
 
     def __init__(self, path: Path, settings: dict[str, Any], resume: bool) -> None:
         self.path = path
-        self._known: dict[tuple[str, str], dict[str, Any]] = {}
+        # By name, as pictures are: of two files of one name, the later one's picture is in the folder.
+        self._known: dict[str, dict[str, Any]] = {}
         lines = _read(path) if resume else []
         if lines and lines[0].get("settings") != settings:
             before = lines[0].get("settings")
@@ -42,21 +43,22 @@ class PredictionLog:
                 fix="choose another --out, or leave --skip-existing away to answer everything again",
             )
         for line in lines[1:]:
-            self._known[line["answer"]["name"], line["answer"]["file"]] = line
+            self._known[line["answer"]["name"]] = line
         # Written anew, which also drops a line that a crash cut off.
         kept = [{"format": FORMAT, "settings": settings}, *self._known.values()]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def find(self, name: str, source: Path) -> ImageTargets | None:
-        """The answer to an image if there is one and the file has not changed since."""
-        line = self._known.get((name, str(source)))
-        if line is None or line["stamp"] != _stamp(source):
+        """The answer to an image if there is one, to this very file, which has not changed since."""
+        line = self._known.get(name)
+        if line is None or line["answer"]["file"] != str(source) or line["stamp"] != _stamp(source):
             return None
         return ImageTargets.from_dict(line["answer"])
 
     def add(self, source: Path, answer: ImageTargets) -> None:
         """Note an answer. Raises `WriteError`."""
         found = {"stamp": _stamp(source), "answer": answer.to_dict()}
+        self._known[answer.name] = found
         line = json.dumps({**found, "crc": _checksum(found)})
         try:
             with self.path.open("a", encoding="utf-8") as stream:

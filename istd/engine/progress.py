@@ -87,9 +87,10 @@ class Bars:
         self._progress.update(self._main, completed=done)
 
 
-def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
-    """What is printed of an epoch's line in the log."""
-    shown = {"val_student_iou": "val IoU", "label_iou_train": "label IoU", "pool_fraction": "pool"}
+def epoch_line(record: Mapping[str, Any], epochs: int, against: str = "masks") -> str:
+    """What is printed of an epoch's line in the log; `against` is what the validation score compares with."""
+    val = "val IoU" if against == "masks" else f"val IoU with {against}"
+    shown = {"val_student_iou": val, "label_iou_train": "label IoU", "pool_fraction": "pool"}
     extras = "  ".join(
         f"{name} {record[key]:.3f}" for key, name in shown.items() if record.get(key) is not None
     )

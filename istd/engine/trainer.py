@@ -255,7 +255,8 @@ class Trainer:
         position.log_lines = self.log.count
         position.seconds = time.monotonic() + offset
         self._save()
-        self.console.print(epoch_line(record, self.config.epochs))
+        against = "first labels" if self.selection == "val-labels" else "masks"
+        self.console.print(epoch_line(record, self.config.epochs, against))
 
     def _visit_outer(self, bars: Bars) -> dict[str, float]:
         config, first = self.config, self.position.epoch * self.config.outer_steps

@@ -76,7 +76,11 @@ class Header:
 def reading(path: Path) -> Iterator[h5py.File]:
     """Open a store for reading; whatever HDF5 finds wrong with the file becomes a `LabelError`."""
     if not path.is_file():
-        raise LabelError("there is no label store here", where=path, fix="train first, or check the path")
+        raise LabelError(
+            "there is no label store here",
+            where=path,
+            fix="train first, or check the path; a run of --method full has none: it trains on masks",
+        )
     try:
         # A store is only ever replaced whole, so readers need no lock (and some network disks have none).
         with h5py.File(path, "r", locking=False) as file:

@@ -14,6 +14,10 @@ import numpy as np
 import pytest
 
 from istd.data import SyntheticDataset, pack
+from istd.data.synthetic import write_synthetic
+from istd.engine import Detector, TrainConfig, packed
+from istd.engine.detector import make_header
+from istd.models import create_model
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +144,7 @@ def test_a_resumed_run_keeps_its_configuration(istd, trained):
     assert "batch_size" not in text
 
 
-def test_a_run_that_has_moved_is_told_where_its_data_are(istd, trained, data, tmp_path):
+def test_a_run_that_has_moved_is_told_where_its_data_are(istd, trained, data, tmp_path, monkeypatch):
     run, moved = tmp_path / "run", tmp_path / "moved.h5"
     shutil.copytree(trained, run)
     shutil.copy(data, moved)
@@ -154,6 +158,44 @@ def test_a_run_that_has_moved_is_told_where_its_data_are(istd, trained, data, tm
     assert kept == {**json.loads(before), "data": str(moved), "checkpoint_seconds": 60}
     results = [json.loads((folder / "results.json").read_text()) for folder in (trained, run)]
     assert results[0]["metrics"] == results[1]["metrics"]
+    # The weight files were written before and name the old place; the run's configuration is followed.
+    seen = []
+    monkeypatch.setattr("istd.engine.packed", lambda source: seen.append(source) or packed(source))
+    code, text = istd("eval", run, "--out", tmp_path / "figures.json")
+    assert code == 0, text
+    assert seen == [str(moved)]
+
+
+def test_eval_says_when_images_of_the_run_came_or_went(istd, tmp_path):
+    """Without split files the split is made of all names, so it is another with more of them."""
+    made = SyntheticDataset(num_train=6, num_val=2, num_test=2, size=(40, 48), seed=3)
+    data, run = tmp_path / "data", tmp_path / "run"
+    write_synthetic(made, data)
+    for split in ("train", "val", "test"):
+        (data / f"{split}.txt").unlink()
+    options = ("--method", "full", "--epochs", "1", "--crop", "16", "--batch-size", "4")
+    code, text = istd("train", "--data", data, "--out", run, *options)
+    assert code == 0, text
+    told = "is not split as it was"
+    assert told not in istd("eval", run)[1]
+    weights = run / "checkpoints" / "student.safetensors"
+    for number in range(5):
+        for kind in ("images", "masks"):
+            source = next((data / kind).glob("train_00001.*"))
+            shutil.copy(source, source.with_stem(f"more_{number}"))
+    for what in (run, weights):
+        code, text = istd("eval", what)
+        assert code == 0, text
+        assert told in " ".join(text.split())
+    assert told not in istd("eval", run, "--data", data)[1], "other data have splits of their own"
+
+
+def test_eval_of_weights_that_know_no_data_asks_for_some(istd, tmp_path):
+    header = make_header(TrainConfig(data="", method="full"), None, 0.4, 0.1)
+    Detector(create_model("mlclnet"), None, header).save_student(tmp_path / "w.safetensors")
+    code, text = istd("eval", tmp_path / "w.safetensors")
+    assert code == 2
+    assert "give --data" in text
 
 
 def test_eval_reports_both_and_agrees_with_the_run(istd, trained, tmp_path):
@@ -263,9 +305,11 @@ def test_predict_cuts_tiles_takes_patterns_and_goes_on(istd, trained, tmp_path):
     assert again[0] == 0
     assert "2 were there already" in again[1]
     assert json.loads((tmp_path / "out" / "targets.coco.json").read_text())["images"][1]["id"] == 2
+    about = (tmp_path / "out" / "provenance.json").read_bytes()
     code, text = istd("predict", trained, tmp_path / "in", *options, "--skip-existing")
     assert code == 2
     assert "role=teacher" in text
+    assert (tmp_path / "out" / "provenance.json").read_bytes() == about, "of the answers that are there"
     assert istd("predict", trained, tmp_path / "in", "--tile", "16", "--overlap", "12")[0] == 2
     assert istd("predict", trained, tmp_path / "in", "--save", "films")[0] == 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -160,6 +161,24 @@ def test_points_from_format_to_format(works: Works, toy: Path, tmp_path: Path) -
     assert (tmp_path / "b.csv").read_text() == (tmp_path / "c.csv").read_text()
     works("points", toy, "--kind", "given", "--out", tmp_path / "d.csv")
     assert (tmp_path / "d.csv").read_text() == (toy / "points.csv").read_text()
+
+
+def test_points_leave_out_what_nobody_has_looked_at(works: Works, toy: Path, tmp_path: Path) -> None:
+    """An image that the source does not name is not one without a target."""
+    data = tmp_path / "set"
+    shutil.copytree(toy, data)
+    names = open_dataset(data).splits["train"]
+    (tmp_path / "some.csv").write_text(f"name,y,x\n{names[0]},3,4\n{names[1]},,\n")
+    said = works("points", data, "--from", tmp_path / "some.csv", "--out", data / "points.csv", "--force")
+    assert "1 points in 2 images (1 without a target)" in said
+    assert "6 images are not named there" in said
+    assert (data / "points.csv").read_text() == f"name,y,x\n{names[0]},3,4\n{names[1]},,\n"
+    assert open_dataset(data).unannotated == {*names[2:]}
+    works("points", data, "--kind", "given", "--out", tmp_path / "given.json")
+    given = json.loads((tmp_path / "given.json").read_text())
+    assert not {*names[2:]} & {*given}
+    works("points", data, "--from", tmp_path / "some.csv", "--out", tmp_path / "dots")
+    assert {path.stem for path in (tmp_path / "dots").iterdir()} == {*names[:2]}
 
 
 @pytest.mark.filterwarnings("ignore::istd.data.DataWarning")

@@ -83,8 +83,17 @@ def test_labels_of_a_store_with_data(istd: Istd, store: LabelStore, tmp_path: Pa
         "labels", store.path, "--data", tmp_path / "set", "--count", 3, "--out", tmp_path / "report"
     )
     assert code == 0, text
-    for part in ("versions of the labels", "IoU (training)", "grown", "[good]"):
-        assert part in text
+    assert "versions of the labels (points)" in text
+    table = [line.split() for line in text.splitlines() if line.strip()[:1] in ("0", "1", "2")]
+    expected = quality_by_version(store, ((name, MADE.scene(name).mask) for name in store.names))
+    # Whole figures, also in the 80 columns of a pipe.
+    assert table == [
+        [
+            *map(str, (row.number, row.epoch, row.changed, row.entered, row.left, row.pool_size)),
+            *(f"{value:.3f}" for value in (row.iou, row.pool_iou, row.precision, row.recall)),
+        ]
+        for row in expected
+    ]
     report = tmp_path / "report"
     assert {path.name for path in report.iterdir()} == {
         "versions.csv",
@@ -96,7 +105,7 @@ def test_labels_of_a_store_with_data(istd: Istd, store: LabelStore, tmp_path: Pa
     with (report / "versions.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [row["changed"] for row in rows] == ["6", "3", "2"]
-    expected = quality_by_version(store, ((name, MADE.scene(name).mask) for name in store.names))
+    assert [row["note"] for row in rows] == ["points", "grown", "[good]"]
     assert [float(row["iou"]) for row in rows] == pytest.approx([row.iou for row in expected])
     with Image.open(report / "evolution.gif") as gif:
         assert gif.n_frames == 3

@@ -48,6 +48,27 @@ def test_a_plain_folder_with_everything(plain: Path) -> None:
     assert data.read("frame1").points.tolist() == [[8, 4]]
 
 
+def test_names_are_compared_composed(tmp_path: Path) -> None:
+    """macOS writes é in the name of a file as e and an accent, an editor in a point file as one letter."""
+    decomposed, name = "vide\u0301o", "vid\u00e9o"
+    write(tmp_path / "images" / f"{decomposed}.png", one_target((16, 16), 8, 4))
+    write(tmp_path / "masks" / f"{name}.png", one_target((16, 16), 8, 4))
+    (tmp_path / "points.csv").write_text(f"name,y,x\n{name},8,4\n", encoding="utf-8")
+    (tmp_path / "train.txt").write_text(f"{decomposed}\n", encoding="utf-8")
+    data = open_dataset(tmp_path)
+    assert data.names == (name,)
+    assert data.read(name).points.tolist() == [[8, 4]]
+    write(tmp_path / "images" / f"{name}.png", one_target((16, 16), 8, 4))
+    with pytest.raises(DataError, match="two images are named"):
+        open_dataset(tmp_path)
+
+
+def test_hidden_files_are_no_images(plain: Path) -> None:
+    (plain / "images" / "._frame1.png").write_bytes(b"\0\5\x16\7")
+    with pytest.warns(DataWarning, match="6 train, 2 val, 2 test"):
+        assert len(open_dataset(plain).names) == 10
+
+
 @pytest.mark.parametrize("kind", ["csv", "json"])
 @pytest.mark.filterwarnings("ignore::istd.data.DataWarning")
 def test_points_from_a_file(plain: Path, kind: str) -> None:

@@ -135,6 +135,14 @@ def test_names_with_dollar_signs_are_no_formulas(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.png"))) == 2
 
 
+def test_names_in_any_script_are_drawn_without_a_word(tmp_path: Path) -> None:
+    image = sky(0, [(8, 8)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plot_overlays([Overlay("红外_飞机", image, image > 120)], tmp_path / "overlays.png")
+    assert cv2.imread(str(tmp_path / "overlays.png")).std() > 1
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -15,7 +15,7 @@ import torch
 from istd.engine import Detector, PredictOptions, Tiling, TrainConfig, find_images, predict_images
 from istd.engine.detector import make_header
 from istd.engine.image_files import name_answers
-from istd.errors import ConfigError, DataError
+from istd.errors import ConfigError, DataError, ModelError
 from istd.models import create_model
 from istd.targets import draw_targets, list_targets
 
@@ -155,6 +155,39 @@ def test_a_stopped_job_goes_on_where_it_was(
     with pytest.raises(ConfigError, match=r"threshold=0\.5"):
         predict_images(detector, paths, out, PredictOptions(threshold=0.4, skip_existing=True))
     assert predict_images(detector, paths, out, PredictOptions(threshold=0.4)).skipped == 0
+
+
+def test_of_two_images_of_one_name_the_picture_and_the_answer_are_of_the_same(
+    detector: Detector, tmp_path: Path
+) -> None:
+    """Their masks have one name, so the second takes the place of the first, and the first is made again."""
+    rng = np.random.default_rng(1)
+    for place, size in (("one", (40, 52)), ("two", (33, 30))):
+        (tmp_path / place).mkdir()
+        cv2.imwrite(str(tmp_path / place / "frame.png"), rng.integers(0, 255, size).astype(np.uint8))
+    out, options = tmp_path / "out", PredictOptions(skip_existing=True)
+    for place, size, skipped in (
+        ("one", (40, 52), 0),
+        ("one", (40, 52), 1),
+        ("two", (33, 30), 0),
+        ("one", (40, 52), 0),
+        ("one", (40, 52), 1),
+    ):
+        done = predict_images(detector, find_images([tmp_path / place]), out, options)
+        assert done.skipped == skipped
+        assert (done.answers[0].height, done.answers[0].width) == size
+        assert cv2.imread(str(out / "masks" / "frame.png"), cv2.IMREAD_GRAYSCALE).shape == size
+
+
+def test_hidden_files_are_no_images(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8), np.uint8))
+    (tmp_path / "._a.png").write_bytes(b"\0\5\x16\7")
+    assert find_images([tmp_path]) == find_images([tmp_path], recursive=True) == [tmp_path / "a.png"]
+
+
+def test_a_detector_refuses_whole_numbers(detector: Detector) -> None:
+    with pytest.raises(ModelError, match=r"divide 8-bit images by 255"):
+        detector.logits(torch.zeros(1, 1, 32, 32, dtype=torch.uint8))
 
 
 def test_the_form_to_deploy_gives_the_same_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

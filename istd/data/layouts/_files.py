@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import DataError
 from .._imagefile import IMAGE_SUFFIXES
-from .._names import check_name, check_regular, is_plain_text, strip_suffix
+from .._names import check_name, check_regular, composed, is_plain_text, strip_suffix
 from ..pointfiles import read_points
 
 POINT_FILES = ("points.csv", "points.json")
@@ -53,7 +53,7 @@ def read_split(path: Path, root: Path) -> tuple[str, ...]:
 
 
 def list_images(folder: Path) -> dict[str, Path]:
-    """Name → file for every image file in `folder`, sorted by name.
+    """Name → file for every image file in `folder` that is not hidden, sorted by name.
 
     Raises:
         DataError: the folder cannot be listed, two files differ only in their suffix, or a file's name is not
@@ -65,8 +65,8 @@ def list_images(folder: Path) -> dict[str, Path]:
     except OSError as error:
         raise DataError("the image folder cannot be listed", where=folder, found=error) from error
     for path in files:
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            continue
+        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+            continue  # macOS leaves ._NAME.png beside NAME.png on disks of other systems
         if not is_plain_text(path.stem):
             raise DataError(
                 "an image file has a name that cannot be written",
@@ -75,14 +75,15 @@ def list_images(folder: Path) -> dict[str, Path]:
                 expected="text without control characters",
                 fix="rename the file",
             )
-        if path.stem in found:
+        name = composed(path.stem)
+        if name in found:
             raise DataError(
-                f"two images are named {path.stem}",
+                f"two images are named {name}",
                 where=folder,
-                found=f"{found[path.stem].name}, {path.name}",
+                found=f"{found[name].name}, {path.name}",
                 fix="keep one of them",
             )
-        found[path.stem] = path
+        found[name] = path
     return found
 
 

@@ -39,7 +39,8 @@ def fixed_split(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 def _detect(root: Path) -> bool:
     return (root / "images").is_dir() or any(
-        path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() for path in root.iterdir()
+        path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+        for path in root.iterdir()
     )
 
 
@@ -54,7 +55,8 @@ def _parts(root: Path) -> Parts:
         splits = fixed_split(images)
         counts = ", ".join(f"{len(names)} {split}" for split, names in splits.items())
         warnings.warn(
-            f"{root}: there are no split files, so the images are split by a hash of their names ({counts})",
+            f"{root}: there are no split files, so the images are split by a hash of their names ({counts}); "
+            "frames of one video belong into one split: give train.txt, val.txt and test.txt for them",
             DataWarning,
             stacklevel=4,
         )
