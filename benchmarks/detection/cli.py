@@ -171,7 +171,7 @@ def _cell_command(preset: str, data: str, settings: list[str], threads: int, cel
     words: list[Any] = ["python", "benchmarks/istd_bench.py", "--preset", preset]
     words += ["--data", "DATA"] if data else []
     recipe = cell.recipe
-    words += ["--methods", "small-unet" if recipe.row.startswith("small-unet") else recipe.row]
+    words += ["--methods", recipe.row.partition(",")[0]]
     words += [] if recipe.row.startswith("small-unet") else ["--backbones", recipe.backbone]
     words += ["--seeds", recipe.seed, "--threads", threads, "--ablations"]
     words += [f"{name}={value}" for name, value in recipe.changes.items()]

@@ -22,6 +22,7 @@ def protocol(results: Sequence[Result], command: str) -> list[str]:
     convention = good[0]["convention"]
     vfms = {_vfm(one) for one in good if one["recipe"]["row"] == "semantic-prior"}
     versions = good[0]["versions"]
+    losses = sorted({(one["recipe"]["row"], one["request"]["config"]["loss"]) for one in good})
     steps = sorted({(one["recipe"]["row"], one["steps"], one["request"]["config"]["epochs"]) for one in good})
     return [
         f"Data: {config('data')}, {images} images; split hash "
@@ -33,6 +34,7 @@ def protocol(results: Sequence[Result], command: str) -> list[str]:
         "Steps: " + ", ".join(f"{row} {count} ({epochs} epochs)" for row, count, epochs in steps)
         + f"; crops of {config('crop')}, batches of {config('batch_size')}, {config('optimizer')}, "
         f"lr {config('lr')} ({config('lr_schedule')}), precision {config('precision')}, ema {config('ema')}.",
+        "Losses: " + ", ".join(f"{row} {loss}" for row, loss in losses) + ".",
         *_labels(good),
         "The teacher's frozen model: " + ("; ".join(sorted(vfms)) or "not used") + ".",
         f"Threads {_all(good, lambda one: one['threads'])}, device {_all(good, lambda one: one['device'])}, "

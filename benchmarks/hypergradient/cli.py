@@ -36,13 +36,13 @@ columns:
 {LEGEND}
 
 problems:
-  digits-mlp, digits-cnn, digits-cnn-bn  scikit-learn's digits, 40 %% wrong labels, batch 200, lr 0.1, and a
+  digits-mlp, digits-cnn, digits-cnn-bn  scikit-learn's digits, 40 % wrong  labels, batch 200, lr 0.1, and a
                                          meta-weight net of 193 parameters; MLP, conv net, with BatchNorm
   digits-mlp-clusters                    the MLP with 8 cluster weights, for ForwardMode
   mlclnet-64                             MLCLNet at 64×64, batch 4, lr 0.01, 8 cluster weights (extra: istd)
 
-Peers that are on PyPI: pip install higher torchopt betty-ml scikit-learn matplotlib. hypertorch is installed
-from its repository, github.com/prolearner/hypertorch."""
+Peers that are on PyPI: pip install higher torchopt betty-ml scikit-learn matplotlib (betty-ml not on Python
+3.11: put github.com/leopard-ai/betty on PYTHONPATH). hypertorch: github.com/prolearner/hypertorch."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
