@@ -188,7 +188,7 @@ def _table(rows: list[VersionQuality]) -> Table:
     """A line a version, in 80 columns; their notes are in versions.csv."""
     with_masks = rows[-1].iou is not None
     title = f"versions of the labels ({escape(rows[0].note)})" if rows[0].note else "versions of the labels"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     headings = ["", "epoch", "changed", "in", "out", "train"]
     quality = ["IoU", "of train", "precision", "recall"] if with_masks else []
     for heading in (*headings, *quality):
@@ -198,8 +198,8 @@ def _table(rows: list[VersionQuality]) -> Table:
         figures = [row.iou, row.pool_iou, row.precision, row.recall] if with_masks else []
         shown = ["–" if figure is None else f"{figure:.3f}" for figure in figures]
         table.add_row(*map(str, cells), *shown)
-    table.caption = "in, out: images let into training and taken out"
+    table.caption = "in, out: let into training, taken out"
     if with_masks:
-        table.caption += "; of train: the IoU of those that train"
+        table.caption += "; of train: IoU of those that train"
     table.caption_justify = "left"
     return table

@@ -86,7 +86,9 @@ def test_labels_of_a_store_with_data(istd: Istd, store: LabelStore, tmp_path: Pa
     assert "versions of the labels (points)" in text
     table = [line.split() for line in text.splitlines() if line.strip()[:1] in ("0", "1", "2")]
     expected = quality_by_version(store, ((name, MADE.scene(name).mask) for name in store.names))
-    # Whole figures, also in the 80 columns of a pipe.
+    # Whole headings and figures, also in the 80 columns of a pipe.
+    headings = "epoch changed in out train IoU of train precision recall"
+    assert any(" ".join(line.split()) == headings for line in text.splitlines())
     assert table == [
         [
             *map(str, (row.number, row.epoch, row.changed, row.entered, row.left, row.pool_size)),
