@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +23,6 @@ from detection import aggregate, presets, tables
 from detection.axes import Axis, find_axis
 from detection.bench import Bench
 from detection.cells import Base, Cell, Recipe, plan
-from detection.cli import _cell_command
 from detection.cli import run as run_command
 from detection.options import parse_settings, spread_values
 from detection.pool import Limits
@@ -154,26 +150,6 @@ def test_a_killed_cell_goes_on_and_the_probe_changes_nothing(
     assert other_store.different(probed) == ["probe"]
     store.save(probed, one)
     assert (store.load(plain) or {})["probes"] == one["probes"]  # more than was asked for
-
-
-def test_the_command_of_a_cell_makes_that_cell(data: Path) -> None:
-    base = Base.of("smoke", presets.SMOKE, str(data), {})
-
-    def planned(methods: Sequence[str], seeds: Sequence[int], ablations: Sequence[str]) -> list[Cell]:
-        axes = dict(map(find_axis, ablations))
-        everything = {"methods": methods, "backbones": ("mlclnet",), "seeds": seeds, "axes": axes}
-        return plan(base, presets.SMOKE, **everything, ablation_seeds=1)
-
-    cells = planned(presets.METHODS, (0, 1), ("hypergradient", "trusted"))
-    assert len(cells) == 22
-    for cell in cells:
-        words = shlex.split(_cell_command("smoke", "", [], 1, cell))
-        options = {word: words[at + 1] for at, word in enumerate(words) if word.startswith("--")}
-        assert options["--methods"] in presets.METHODS
-        ablations = [] if options["--ablations"] == "none" else [options["--ablations"]]
-        made = planned([options["--methods"]], [int(options["--seeds"])], ablations)
-        (again,) = [one for one in made if fnmatch(one.slug, options["--only"])]
-        assert again.request == cell.request
 
 
 @pytest.mark.slow

@@ -61,7 +61,7 @@ def test_tables_and_gallery_are_written(images: ImageSet, tmp_path: Path) -> Non
 
 def test_images_without_masks_are_refused(images: ImageSet) -> None:
     blind = ImageSet(images.names, images.images, None, images.points)
-    with pytest.raises(DataError, match="without masks"):
+    with pytest.raises(DataError, match="images of this split have no mask"):
         examine(bright, blind, MetricConvention())
 
 

@@ -24,7 +24,7 @@ SIGNATURES: dict[Callable[..., Any], str] = {
     engine.Trainer: "config out resume console command",
     engine.load_detector: "path role device vfm backbone",
     engine.Detector.logits: "self image role",
-    engine.predict_images: "detector paths out options device progress",
+    engine.predict_images: "detector paths out options device progress about",
     labels.initialize: "image points method settings",
     labels.register_initialization: "name settings",
     labels.calibrate: "images masks points settings fractions noise_floors objective prior_images",
