@@ -108,7 +108,8 @@ class TorchOptimizer(LiveOptimizer):
         ]
         self.optimizer.load_state_dict(
             {
-                "state": {int(index): dict(one) for index, one in state["state"].items()},
+                # Cloned: torch keeps tensors that fit, and would go on to write into the saved ones.
+                "state": {int(index): _cloned(one) for index, one in state["state"].items()},
                 "param_groups": groups,
             }
         )
@@ -125,6 +126,12 @@ class TorchOptimizer(LiveOptimizer):
             for key, value in kept.items():
                 if isinstance(value, Tensor) and value.shape == p.shape:
                     kept[key] = _laid_out(value, p)
+
+
+def _cloned(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: value.detach().clone() if isinstance(value, Tensor) else value for key, value in state.items()
+    }
 
 
 class LearnedOptimizer(TorchOptimizer):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ._level import Level
-from ._plain import plain, plain_module
+from ._plain import load_unsaved_buffers, plain, plain_module, unsaved_buffers
 from ._restart import RestartPoint
 from ._rng import RngState
 from .callbacks import Callback
@@ -14,6 +14,7 @@ from .errors import BilevelError, StateError
 from .problem import Problem
 
 _VERSION = 1
+_LEVELS = ("inner", "outer")
 _OPTIONAL = {"inner_scheduler", "outer_scheduler", "restart"}  # kept by some solvers only
 _MISFITS = (LookupError, TypeError, AttributeError, RuntimeError, ValueError, BilevelError)
 
@@ -32,6 +33,9 @@ def solver_state(
         "inner": plain_module(problem.inner),
         "outer": plain_module(problem.outer),
     }
+    unsaved = {level: unsaved_buffers(getattr(problem, level)) for level in _LEVELS}
+    if any(unsaved.values()):
+        state["buffers"] = unsaved
     for level in levels:
         state.update(level.state_dict())
     state["counts"] = dict(counts)
@@ -58,7 +62,8 @@ def load_solver_state(
     if state.get("version") != _VERSION:
         raise StateError("unknown version", where="state_dict", found=state.get("version"), expected=_VERSION)
     before = solver_state(problem, levels, counts, restart, callbacks)
-    missing = set(before) - set(state) - ({"callbacks"} if restore_rng else {"callbacks", "rng"})
+    # Earlier versions saved no buffers beside those of the modules' own states.
+    missing = set(before) - set(state) - {"callbacks", "buffers"} - (set() if restore_rng else {"rng"})
     foreign = (set(state) & _OPTIONAL) - set(before)
     if missing or foreign:
         raise _misfit(
@@ -72,6 +77,8 @@ def load_solver_state(
     def apply(state: Mapping[str, Any], *, restore_rng: bool) -> None:
         problem.inner.load_state_dict(state["inner"])
         problem.outer.load_state_dict(state["outer"])
+        for level, values in state.get("buffers", {}).items():
+            load_unsaved_buffers(getattr(problem, level), values)
         for level in levels:
             level.load_state_dict(state)
         counts.update(state["counts"])

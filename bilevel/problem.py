@@ -28,7 +28,8 @@ class Problem:
 
     Which parameters count: those that require a gradient when they are asked for; the others are constants.
     Tied parameters count once, under their first name. A parameter reachable from both modules belongs to
-    `outer`. Do not put a new Parameter object in the place of an old one after the problem was built.
+    `outer`. Do not put a new Parameter object, or a new submodule, in the place of an old one after the
+    problem was built: build a new problem.
 
     Args:
         inner_loss: G, `inner_loss(inner, outer, batch)` → scalar tensor.

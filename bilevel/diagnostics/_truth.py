@@ -69,7 +69,8 @@ class AtMinimum(Truth):
         self._problem = problem
         self._train, self._val = as_batches(train, "train"), as_batches(val, "val")
         self._inner = {name: p.detach() for name, p in problem.inner_parameters().items()}
-        self._outer = {name: p.detach() for name, p in problem.outer_parameters().items()}
+        # Leaves, as in training: a loss may ask which parameters require a gradient.
+        self._outer = {name: p.detach().requires_grad_() for name, p in problem.outer_parameters().items()}
         self._flat = Flat(tuple(self._inner.values()))
         self._start = self._flat.pack(tuple(self._inner.values()))
         self._wanted = self._gradient(self._start, self._outer)
@@ -79,7 +80,7 @@ class AtMinimum(Truth):
 
     def __call__(self, shift: NamedTensors) -> float | None:
         """See `Truth`."""
-        outer = {name: value + shift[name] for name, value in self._outer.items()}
+        outer = {name: (value.detach() + shift[name]).requires_grad_() for name, value in self._outer.items()}
         w = self._start
         miss = self._gradient(w, outer) - self._wanted
         first = float(miss.norm())
@@ -99,7 +100,7 @@ class AtMinimum(Truth):
         return float(loss)
 
     def _named(self, w: Tensor) -> NamedTensors:
-        return dict(zip(self._inner, self._flat.unpack(w), strict=True))
+        return dict(zip(self._inner, leaves(self._flat.unpack(w)), strict=True))
 
     def _gradient(self, w: Tensor, outer: NamedTensors) -> Tensor:
         inner = leaves(self._named(w).values())

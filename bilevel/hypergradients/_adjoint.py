@@ -164,8 +164,9 @@ def start(point: Point, rule: UpdateRule) -> Snapshot:
 def advance(point: Point, rule: UpdateRule, at: Snapshot, batches: Batches) -> Step:
     """One inner step without a graph, the generators standing where it wants them."""
     w = leaves(at.inner)
+    outer = leaves(point.outer.values())  # a loss may ask which parameters require a gradient
     loss, grads, buffers = accumulated(
-        point, "inner", w, tuple(point.outer.values()), at.buffers, batches, lambda loss: gradients(loss, w)
+        point, "inner", w, outer, at.buffers, batches, lambda loss: gradients(loss, w)
     )
     point.check_inner_gradient(grads)
     with torch.no_grad():

@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from .._autograd import check_twice_differentiable, gradients, leaves, pull_back
+from .._autograd import check_twice_differentiable, gradients, graph, leaves, pull_back
 from .._types import MaybeTensors, NamedTensors, Tensors
 from ..batches import Batches
 from ..errors import NoForwardModeError
@@ -85,19 +85,22 @@ def forward_over_reverse(
     vector: MaybeTensors,
     *,
     mixed_only: bool,
+    check: bool,
 ) -> SecondOrder:
     """The products by a gradient over dual numbers, one batch at a time; see `double_backward`.
 
     Raises:
-        NoForwardModeError: an operator, or its backward, has no forward mode.
+        NoForwardModeError: an operator, or its backward, has no forward mode, or a wrong one.
     """
-    w = at.inner if mixed_only else leaves(at.inner)
+    w = leaves(at.inner)  # leaves, even if G_ww v is not wanted: a loss may ask what requires a gradient
     wanted = outer if mixed_only else (*outer, *w)
     mode = _LossOverDuals()
 
     def differentiate(loss: Tensor) -> tuple[Tensor | None, ...]:
         if not loss.requires_grad:
             return (None,) * len(wanted)
+        if check:
+            _check_forward_over_reverse(point, loss)
         # A tangent that is written out, because some operators cannot accumulate into an implied zero.
         seed = forward_ad.make_dual(torch.ones_like(loss), torch.zeros_like(loss))
         with mode.suspended():
@@ -162,6 +165,39 @@ def _with_tangent(value: Any) -> Any:
     if forward_ad.unpack_dual(value).tangent is not None:
         return value
     return forward_ad.make_dual(value, torch.zeros_like(value))
+
+
+_WRONG_FORWARD_MODE = (
+    "LinalgSolveExBackward",
+    "LinalgSlogdetBackward",
+    "LinalgDetBackward",
+    "CholeskyInverseBackward",
+    "torch::jit",
+)
+"""Nodes whose backward pass has wrong tangents in torch 2.15, while double backward of them is right; so has
+a product by scatter_reduce."""
+
+
+def _check_forward_over_reverse(point: Point, loss: Tensor) -> None:
+    problem = point.problem
+    modules = (one for side in (problem.inner, problem.outer) for one in side.modules())
+    scripted = any(isinstance(one, torch.jit.ScriptModule) for one in modules)  # fused once they are warm
+    wrong = "a module of torch.jit" if scripted else None
+    wrong = wrong or next((node.name() for node in graph([loss]) if _is_wrong(node)), None)
+    if wrong is not None:
+        raise NoForwardModeError(
+            "torch's forward mode over the backward pass of an operator in it is wrong",
+            where=problem.describe("inner"),
+            found=wrong,
+            fix="use Unrolled(products='double-backward'), or 'auto' to fall back to it",
+        )
+
+
+def _is_wrong(node: Any) -> bool:
+    name = node.name()
+    if name.startswith("ScatterReduceBackward"):
+        return bool(node._saved_reduce == "prod")
+    return name.startswith(_WRONG_FORWARD_MODE)
 
 
 _NO_FORWARD_MODE = ("forward ad", "forward-mode", "forward mode", "zerotensor")

@@ -150,10 +150,11 @@ class StepsBack:
         self, at: Snapshot, batches: Batches, cotangent: MaybeTensors, *, mixed_only: bool
     ) -> SecondOrder:
         lacking: NoForwardModeError | None = None
+        check = self._first_time()
         if self._forward:
             try:
                 return forward_over_reverse(
-                    self._point, self._outer, at, batches, cotangent, mixed_only=mixed_only
+                    self._point, self._outer, at, batches, cotangent, mixed_only=mixed_only, check=check
                 )
             except NoForwardModeError as error:
                 if not self._may_fall_back:
@@ -169,7 +170,7 @@ class StepsBack:
                 batches,
                 cotangent,
                 mixed_only=mixed_only,
-                check=self._first_time(),
+                check=check,
             )
         except DoubleBackwardError as error:
             raise error from lacking
@@ -190,7 +191,7 @@ class StepsBack:
             self._point,
             "inner",
             w,
-            tuple(self._point.outer.values()),
+            leaves(self._point.outer.values()),
             at.buffers,
             batches,
             lambda loss: gradients(loss, w),

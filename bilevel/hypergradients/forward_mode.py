@@ -293,7 +293,9 @@ def _no_nan_where_zero(
 def _indirect(outer: Tensors, tangents: _Tangents, adjoint: Adjoint) -> tuple[Tensor, ...]:
     """dF/dλ through parameters and optimiser state: their tangents times the adjoint."""
     pairs = zip((*tangents.inner, *tangents.state), (*adjoint.inner, *adjoint.state), strict=False)
-    shares = [tangent.flatten(1) @ slope.flatten() for tangent, slope in pairs if slope is not None]
+    shares = [
+        tangent.reshape(len(tangent), -1) @ slope.flatten() for tangent, slope in pairs if slope is not None
+    ]
     slopes = sum(shares[1:], shares[0]) if shares else outer[0].new_zeros(sum(one.numel() for one in outer))
     return tuple(
         part.view(one.shape).to(one)

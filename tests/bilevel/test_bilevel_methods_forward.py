@@ -12,7 +12,15 @@ import torch
 import torchopt
 from torch import Tensor, nn
 
-from bilevel import Batches, ForwardMode, LearnedSettings, Unrolled, hypergradient, supported_optimizers
+from bilevel import (
+    Batches,
+    ForwardMode,
+    LearnedSettings,
+    Problem,
+    Unrolled,
+    hypergradient,
+    supported_optimizers,
+)
 from bilevel.errors import BatchError, DoubleBackwardError, OptimizerError, OptionError
 
 
@@ -38,6 +46,34 @@ def test_equals_unrolled_for_every_update_rule(name: str, make: Any) -> None:
     assert zoo.relative_error(forward, unrolled) < 1e-11
     torch.testing.assert_close(forward.inner_losses, unrolled.inner_losses, rtol=1e-13, atol=0)
     torch.testing.assert_close(forward.outer_loss, unrolled.outer_loss, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("name", ["momentum", "adamw"])
+def test_equals_unrolled_for_a_parameter_without_dimensions(name: str) -> None:
+    class Offset(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.value = nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
+
+    inner, outer = Offset(), nn.ParameterDict({"log": torch.zeros(2, dtype=torch.float64)})
+    target = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    found = [
+        hypergradient(
+            Problem(
+                lambda net, weights, batch: (weights["log"].exp() * (net.value - batch).square()).sum(),
+                lambda net, _, batch: net.value.square(),
+                inner,
+                outer,
+            ),
+            method,
+            target,
+            target,
+            optimizer=zoo.OPTIMIZERS[name](inner.parameters()),
+        )
+        for method in (ForwardMode(4, walked_back=0), ForwardMode(4, walked_back=1), Unrolled(4))
+    ]
+    assert zoo.relative_error(found[0], found[2]) < 1e-12
+    assert zoo.relative_error(found[1], found[2]) < 1e-12
 
 
 @pytest.mark.parametrize("chunk_size", [None, 1, 2])

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torchopt
 from bilevel_states import plain, rebuilt, same
-from torch import Tensor
+from torch import Tensor, nn
 
 import bilevel
 from bilevel import (
@@ -81,6 +81,96 @@ def test_state_dict_is_a_snapshot() -> None:
     before = [tensor.clone() for tensor in tensors]
     solver.step(case.train[0], case.val)
     assert all(torch.equal(tensor, old) for tensor, old in zip(tensors, before, strict=True))
+
+
+@pytest.mark.parametrize("momentum", [False, True])
+def test_a_state_can_be_loaded_again_and_again(momentum: bool) -> None:
+    """Training on must not write into the state that was loaded."""
+
+    def build() -> tuple[zoo.Case, Solver]:
+        case = zoo.reweighted_mlp()
+
+        def make(module: Any) -> torch.optim.Optimizer:
+            if momentum:
+                return torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+            return torch.optim.Adam(module.parameters(), lr=0.1)
+
+        return case, case.solver(make(case.inner), Unrolled(1), outer_optimizer=make(case.outer))
+
+    case, solver = build()
+    solver.step(case.train[0], case.val)
+    state = solver.state_dict()
+    losses = []
+    for _ in range(3):
+        case, solver = build()
+        solver.load_state_dict(state)
+        infos = [solver.step(case.train[0], case.val) for _ in range(3)]
+        losses.append([(info.inner_loss, info.outer_loss) for info in infos])
+    assert losses[0] == losses[1] == losses[2]
+
+
+@pytest.mark.parametrize("momentum", [False, True])
+def test_a_restart_finds_the_state_of_a_used_optimiser_every_time(momentum: bool) -> None:
+    case = zoo.reweighted_mlp()
+    parameters = list(case.inner.parameters())
+    optimizer: torch.optim.Optimizer = torch.optim.Adam(parameters, lr=0.1)
+    if momentum:
+        optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+    for _ in range(5):
+        optimizer.zero_grad()
+        case.inner_loss(case.inner, case.outer, case.train[0]).backward()
+        optimizer.step()
+    still = torch.optim.SGD(case.outer.parameters(), lr=0.0)
+    solver = case.solver(optimizer, Unrolled(3), outer_optimizer=still, inner_steps=3, inner_start="restart")
+    assert len({solver.step(case.train[0], case.val).outer_loss for _ in range(4)}) == 1
+
+
+class RunningMean(nn.Module):
+    """Divides by a running mean that its own state leaves out, as it does a cache of any length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 1)
+        self.mean: Tensor
+        self.cache: Tensor
+        self.register_buffer("mean", torch.ones(3), persistent=False)
+        self.register_buffer("cache", torch.ones(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.mean.mul_(0.9).add_(0.1 * x.abs().mean(0))
+        answer: Tensor = self.linear(x / self.mean) * self.cache.sum()
+        return answer
+
+
+def test_buffers_that_a_module_does_not_save_are_saved() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(8, 3)
+
+    def build() -> Solver:
+        torch.manual_seed(1)
+        inner, outer = RunningMean(), nn.Linear(3, 1)
+        return Solver(
+            lambda net, other, batch: (net(batch) - other(batch)).square().mean(),
+            lambda net, _, batch: net(batch).square().mean(),
+            inner=inner,
+            outer=outer,
+            inner_optimizer=torch.optim.SGD(inner.parameters(), lr=0.1),
+            outer_optimizer=torch.optim.SGD(outer.parameters(), lr=0.1),
+            hypergradient=GaussNewton(),
+        )
+
+    solver = build()
+    solver.problem.inner.cache = torch.ones(2)
+    for _ in range(3):
+        solver.step(x, x)
+    state = solver.state_dict()
+    expected = [solver.step(x, x).inner_loss for _ in range(3)]
+    other = build()
+    other.load_state_dict(state)
+    assert [other.step(x, x).inner_loss for _ in range(3)] == expected
+    earlier = {key: value for key, value in state.items() if key != "buffers"}
+    build().load_state_dict(earlier)  # of versions that did not save them
 
 
 def test_foreign_states_are_refused() -> None:
