@@ -59,6 +59,10 @@ def load_solver_state(
     restore_rng: bool,
 ) -> None:
     """See `Solver.load_state_dict`."""
+    if not isinstance(state, Mapping):
+        raise StateError(
+            "not a state", where="state_dict", found=type(state).__name__, expected="what state_dict() gives"
+        )
     if state.get("version") != _VERSION:
         raise StateError("unknown version", where="state_dict", found=state.get("version"), expected=_VERSION)
     before = solver_state(problem, levels, counts, restart, callbacks)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from .errors import BatchError
 
@@ -114,10 +115,17 @@ def as_batches(value: Any, where: str) -> Batches:
     or a sequence of batches, and guessing wrong would train on the wrong thing without a word.
 
     Raises:
-        BatchError: the value is such an ambiguous list, or an empty one.
+        BatchError: the value is such an ambiguous list, an empty one, or a loader or iterator of batches.
     """
     if isinstance(value, Batches):
         return value
+    if isinstance(value, (DataLoader, Iterator)):
+        raise BatchError(
+            "not a batch, but what gives batches",
+            where=where,
+            found=type(value).__name__,
+            fix="pass next(iter(loader)), or give the loader to bilevel.fit",
+        )
     if isinstance(value, list):
         if not value:
             raise BatchError("the batch is an empty list", where=where)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from . import _rng
 from ._autograd import Autocast
@@ -39,7 +40,8 @@ class Problem:
 
     Raises:
         OptionError: `inner` or `outer` is not a module, or a loss is not callable.
-        ParameterError: a module has no parameter that requires a gradient, or a complex one that does.
+        ParameterError: a module has no parameter that requires a gradient, or one that does is lazy, complex,
+            or made in inference mode.
     """
 
     vectorizes: ClassVar[bool] = True
@@ -78,7 +80,7 @@ class Problem:
         """The live inner parameters w, by their name in `inner`.
 
         Raises:
-            ParameterError: none requires a gradient, or one is complex.
+            ParameterError: none requires a gradient, or one that does cannot be learned (see the class).
         """
         return self._trainable("inner")
 
@@ -86,7 +88,7 @@ class Problem:
         """The live outer parameters λ, by their name in `outer`.
 
         Raises:
-            ParameterError: none requires a gradient, or one is complex.
+            ParameterError: none requires a gradient, or one that does cannot be learned (see the class).
         """
         return self._trainable("outer")
 
@@ -189,14 +191,7 @@ class Problem:
     def _trainable(self, level: str) -> dict[str, nn.Parameter]:
         found = {name: p for name, p in self._parameters[level].items() if p.requires_grad}
         for name, p in found.items():
-            if p.is_complex():
-                raise ParameterError(
-                    "a complex parameter",
-                    where=f"{level}.{name}",
-                    found=p.dtype,
-                    expected="a floating-point type",
-                    fix="keep its two parts in a real parameter, and use torch.view_as_complex of that",
-                )
+            _check_parameter(p, f"{level}.{name}")
         if not found:
             raise ParameterError(
                 "no parameter requires a gradient",
@@ -204,6 +199,29 @@ class Problem:
                 fix="call requires_grad_() on what is to be learned; a parameter of both modules is outer",
             )
         return found
+
+
+def _check_parameter(parameter: nn.Parameter, where: str) -> None:
+    if is_lazy(parameter):
+        raise ParameterError(
+            "a lazy parameter that has no shape yet",
+            where=where,
+            fix="call the module once on a batch, before anything is built of it",
+        )
+    if parameter.is_complex():
+        raise ParameterError(
+            "a complex parameter",
+            where=where,
+            found=parameter.dtype,
+            expected="a floating-point type",
+            fix="keep its two parts in a real parameter, and use torch.view_as_complex of that",
+        )
+    if parameter.is_inference():
+        raise ParameterError(
+            "a parameter that was made in inference mode, which has no gradient",
+            where=where,
+            fix="build or load the module outside of torch.inference_mode()",
+        )
 
 
 class _Both(nn.Module):

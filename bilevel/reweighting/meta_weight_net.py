@@ -43,13 +43,13 @@ class MetaWeightNet(nn.Module):
         """The weights of a batch.
 
         Args:
-            losses: the loss of each sample, shape [B].
+            losses: the loss of each sample, shape [B]; of a type that the parameters' type holds.
 
         Returns:
             Weights in (0, 1), times the batch's scale if normalised; shape [B].
 
         Raises:
-            BatchError: the losses are not a vector.
+            BatchError: the losses are not a vector, or of a wider type than the parameters.
         """
         if not isinstance(losses, Tensor) or losses.dim() != 1 or not losses.is_floating_point():
             raise BatchError(
@@ -61,7 +61,15 @@ class MetaWeightNet(nn.Module):
                 expected="one loss a sample, shape [B]",
                 fix='compute them with reduction="none"',
             )
-        seen = (losses.detach() if self.detach else losses)[:, None]
+        own = self.first.weight.dtype
+        if torch.promote_types(losses.dtype, own) != own:
+            raise BatchError(
+                "the losses are more precise than the network",
+                where="MetaWeightNet",
+                found=f"{losses.dtype}, and parameters of {own}",
+                fix="call double() on it before the optimiser is built, or give it losses.float()",
+            )
+        seen = (losses.detach() if self.detach else losses)[:, None].to(own)
         return self._scale(torch.sigmoid(self.second(torch.relu(self.first(seen)))[:, 0]))
 
     def extra_repr(self) -> str:

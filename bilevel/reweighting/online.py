@@ -43,6 +43,11 @@ class OnlineReweighting:
         *,
         process_group: Literal["auto"] | None = "auto",
     ) -> None:
+        for name, loss in (("sample_loss", sample_loss), ("outer_loss", outer_loss)):
+            if not callable(loss):
+                raise OptionError("not callable", where=name, found=type(loss).__name__)
+        if not isinstance(model, nn.Module):
+            raise OptionError("not a torch.nn.Module", where="model", found=type(model).__name__)
         self.sample_loss = sample_loss
         self.outer_loss = outer_loss
         self.model = model

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, TensorDataset
 
 from bilevel import (
     Batches,
@@ -366,6 +367,10 @@ def test_batches_and_ambiguous_lists() -> None:
         hypergradient(problem, Unrolled(2), [], case.val, optimizer=optimizer)
     with pytest.raises(BatchError, match="no batch"):
         Batches([])
+    loader = DataLoader(TensorDataset(*case.val), batch_size=4)
+    for given, kind in ((loader, "DataLoader"), (iter(loader), "DataLoaderIter"), (zip(case.train), "zip")):
+        with pytest.raises(BatchError, match=rf"gives batches\n  found: .*{kind}[\s\S]*next\(iter\("):
+            hypergradient(problem, Unrolled(2), given, case.val, optimizer=optimizer)
     assert len(Batches(iter(case.train))) == 5
 
 
@@ -379,3 +384,11 @@ def test_bad_modules_are_refused() -> None:
         Problem(zoo.plain_loss, zoo.plain_loss, net, nn.Linear(1, 1).requires_grad_(False))
     with pytest.raises(ParameterError, match="inner"):
         Problem(zoo.plain_loss, zoo.plain_loss, net, net)
+
+
+def test_parameters_without_a_shape_or_a_gradient_are_refused() -> None:
+    with torch.inference_mode():
+        inferred = nn.Linear(3, 1)
+    for inner, what in ((nn.LazyLinear(1), "lazy parameter"), (inferred, "inference mode")):
+        with pytest.raises(ParameterError, match=rf"inner\.weight: a .*{what}"):
+            Problem(zoo.plain_loss, zoo.plain_loss, inner, nn.Linear(1, 1))

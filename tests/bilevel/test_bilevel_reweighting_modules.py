@@ -81,6 +81,15 @@ def test_meta_weight_net_is_its_formula() -> None:
     assert scaled.mean().item() == pytest.approx(1)
 
 
+def test_meta_weight_net_takes_narrower_losses_only() -> None:
+    torch.manual_seed(1)
+    net = MetaWeightNet(4)
+    narrow = torch.tensor([0.1, 2.0, 7.0], dtype=torch.bfloat16)
+    assert torch.equal(net(narrow), net(narrow.float()))
+    with pytest.raises(BatchError, match=r"float64, and parameters of torch\.float32[\s\S]*double\(\)"):
+        net(narrow.double())
+
+
 def test_meta_weight_net_hypergradients() -> None:
     torch.manual_seed(2)
     assert unrolled_error(case(MetaWeightNet(6), by_loss, 1), 1) < 1e-6
@@ -194,6 +203,10 @@ def test_online_weights_refuse_what_they_cannot_weigh() -> None:
     broken = OnlineReweighting(samples, lambda net, b: samples(net, b).sum() * float("nan"), model)
     with pytest.raises(NonFiniteLossError, match="outer loss"):
         broken((x, y), (x, y))
+    with pytest.raises(OptionError, match=r"model: not a torch.nn.Module\n  found: .*int"):
+        OnlineReweighting(samples, plain_loss, 5)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="sample_loss: not callable"):
+        OnlineReweighting(None, plain_loss, model)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,8 @@ def test_foreign_states_are_refused() -> None:
     state = solver.state_dict()
     with pytest.raises(StateError, match="version"):
         solver.load_state_dict({**state, "version": 99})
+    with pytest.raises(StateError, match=r"not a state\n  found: .*NoneType"):
+        solver.load_state_dict(None)  # type: ignore[arg-type]
     other = zoo.conv_net()
     with pytest.raises(StateError, match="does not fit"):
         other.solver(torch.optim.Adam(other.inner.parameters(), lr=0.1), Unrolled(1)).load_state_dict(state)
