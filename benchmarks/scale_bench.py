@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import sys
 
+from common.interrupts import sigterm_as_exit
 from scale.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with sigterm_as_exit():
+        sys.exit(main())

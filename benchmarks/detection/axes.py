@@ -25,9 +25,26 @@ class Axis:
     setting: str
     values: dict[str, Any]
 
-    def variants(self) -> dict[str, Any]:
-        """Value as shown → value."""
-        return self.values or {str(value): value for value in setting_choices(self.setting)}
+    def variants(self) -> dict[str, dict[str, Any]]:
+        """Value as shown → the settings that it changes."""
+        values = self.values or {str(value): value for value in setting_choices(self.setting)}
+        found = {}
+        for shown, value in values.items():
+            needed = _needed(self.setting, value)
+            words = (shown, *(f"{setting} {needs}" for setting, needs in needed.items()))
+            found[", ".join(words)] = {self.setting: value, **needed}
+        return found
+
+
+def _needed(setting: str, value: object) -> dict[str, Any]:
+    """Other settings without which one cannot have this value."""
+    return {"trusted_masks": 10} if (setting, value) == ("label_init", "learned") else {}
+
+
+def asked(changes: dict[str, Any]) -> dict[str, Any]:
+    """Of the settings that a variant changes the one that it is asked for by."""
+    needed = {name for item in changes.items() for name in _needed(*item)}
+    return {name: value for name, value in changes.items() if name not in needed}
 
 
 AXES: dict[str, Axis] = {

@@ -153,9 +153,9 @@ def plan(
             add(Recipe(SMALL_UNET, row, seed, {}), (MAIN, ""))
     for seed in seeds[:ablation_seeds]:
         for name, axis in axes.items():
-            for shown, value in axis.variants().items():
-                probed = axis.setting == "hypergradient" and value != "off"
+            for shown, changes in axis.variants().items():
+                probed = changes.get("hypergradient", "off") != "off"
                 for backbone in backbones:
-                    recipe = Recipe(backbone, "semantic-prior", seed, {axis.setting: value})
+                    recipe = Recipe(backbone, "semantic-prior", seed, changes)
                     add(recipe, (name, shown), probed)
     return list(found.values())

@@ -15,10 +15,11 @@ from rich.markup import escape
 
 from istd.data import SyntheticDataset, pack
 from istd.engine import choose_device
+from istd.engine.pack_cache import packed
 from istd.errors import ConfigError, IstdError
 from istd.models import list_models
 
-from .axes import AXES, find_axis
+from .axes import AXES, asked, find_axis
 from .bench import Bench
 from .cells import Base, Cell, plan
 from .options import chosen, parse_settings, spread_values
@@ -100,7 +101,7 @@ def bench(
     )
     on_gpu = choose_device(cells[0].config["device"]).type == "cuda" if cells else False
     runner = Bench(
-        store=Store(out / "cells"),
+        store=Store(out / "cells", lambda: packed(base.data).content_hash()),
         out=out,
         base=base,
         limits=Limits(jobs or default_jobs(threads, on_gpu), threads, timeout, int(memory_limit * 1e9)),
@@ -174,7 +175,7 @@ def _cell_command(preset: str, data: str, settings: list[str], threads: int, cel
     words += ["--methods", recipe.row.partition(",")[0]]
     words += [] if recipe.row.startswith("small-unet") else ["--backbones", recipe.backbone]
     words += ["--seeds", recipe.seed, "--threads", threads, "--ablations"]
-    words += [f"{name}={value}" for name, value in recipe.changes.items()]
+    words += [f"{name}={value}" for name, value in asked(recipe.changes).items()]
     if cell.probe and not recipe.changes:
         words += [f"hypergradient={cell.config['hypergradient']}"]
     words += [] if recipe.changes or cell.probe else ["none"]

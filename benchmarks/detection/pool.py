@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from common.interrupts import Interrupts
 from common.processes import ending, worker_environment
 
 from istd.engine import RunFolder, read_lines
@@ -71,9 +70,10 @@ class Pool:
             KeyboardInterrupt: Ctrl-C or SIGTERM. All processes were asked to stop, have saved, and are gone.
         """
         waiting = list(reversed(cells))
-        with _sigterm_as_interrupt():
+        with Interrupts() as interrupts:
             try:
                 while waiting or self._running:
+                    interrupts.check()
                     while waiting and len(self._running) < self._limits.jobs:
                         self._running.append(self._start(waiting.pop()))
                     time.sleep(0.2)
@@ -86,7 +86,7 @@ class Pool:
                             bars.show(one.cell, epochs_done(one.folder))
                             self._check_time(one)
             finally:
-                self._stop_all()
+                self._stop_all(interrupts)
 
     def _start(self, cell: Cell) -> _Running:
         threads = self._limits.threads
@@ -137,19 +137,16 @@ class Pool:
         self._store.save(one.cell, result)
         return result
 
-    def _stop_all(self) -> None:
-        """Ask every process to save and stop, and wait for it."""
+    def _stop_all(self, interrupts: Interrupts) -> None:
+        """Ask every process to save and stop, and wait for it; a further Ctrl-C ends them at once."""
         for one in self._running:
             one.process.terminate()
-        until = time.monotonic() + _GRACE
-        try:
-            for one in self._running:
-                one.process.wait(max(0.1, until - time.monotonic()))
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            for one in self._running:
-                one.process.kill()
-        for one in self._running:
-            one.process.wait()
+        until, so_far = time.monotonic() + _GRACE, interrupts.count
+        while any(one.process.poll() is None for one in self._running):
+            if time.monotonic() > until or interrupts.count > so_far:
+                for one in self._running:
+                    one.process.kill()
+            time.sleep(0.1)
         self._running = []
 
 
@@ -161,15 +158,3 @@ def epochs_done(folder: CellFolder) -> int:
 def default_jobs(threads: int, on_gpu: bool) -> int:
     """One process a core, or one in all where they share a GPU."""
     return 1 if on_gpu else max(1, len(os.sched_getaffinity(0)) // threads)
-
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -6,45 +6,69 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from .aggregate import is_ok
+from .cells import MAIN
 from .store import Result
 
 
 def protocol(results: Sequence[Result], command: str) -> list[str]:
-    """Sentences; where cells differ, all values are named."""
+    """Sentences; where cells differ, all values are named. Settings are those of the main table's cells."""
     good = [one for one in results if is_ok(one)]
     if not good:
         return [f"Command: `{command}`.", "No cell has a result yet."]
 
+    main = [one for one in good if MAIN in {axis for axis, _ in one["places"]}] or good
+
     def config(name: str) -> str:
-        return _all(good, lambda one: one["request"]["config"].get(name))
+        return _all(main, lambda one: one["request"]["config"].get(name))
 
     images = _all(good, lambda one: " / ".join(f"{one['images'][split]} {split}" for split in one["images"]))
-    convention = good[0]["convention"]
+    hashes = _all(good, lambda one: one.get("data_hash", "unknown")[:12])
     vfms = {_vfm(one) for one in good if one["recipe"]["row"] == "semantic-prior"}
-    versions = good[0]["versions"]
-    losses = sorted({(one["recipe"]["row"], one["request"]["config"]["loss"]) for one in good})
-    steps = sorted({(one["recipe"]["row"], one["steps"], one["request"]["config"]["epochs"]) for one in good})
+    steps = sorted({(one["recipe"]["row"], one["steps"], one["request"]["config"]["epochs"]) for one in main})
     return [
         f"Data: {config('data')}, {images} images; split hash "
-        f"{_all(good, lambda one: one['split_hash'][:12])}.",
+        f"{_all(good, lambda one: one['split_hash'][:12])}, data hash {hashes}.",
         f"The weights that are tested are those with the best validation score "
         f"({_all(good, lambda one: one['selection']['rule'])}); the test split is looked at once, after "
         "that.",
-        "Metrics: " + ", ".join(f"{key} {value}" for key, value in convention.items()) + ", at native size.",
+        "Metrics: " + _all(good, lambda one: _named(one["convention"])) + ", at native size.",
         "Steps: " + ", ".join(f"{row} {count} ({epochs} epochs)" for row, count, epochs in steps)
         + f"; crops of {config('crop')}, batches of {config('batch_size')}, {config('optimizer')}, "
         f"lr {config('lr')} ({config('lr_schedule')}), precision {config('precision')}, ema {config('ema')}.",
-        "Losses: " + ", ".join(f"{row} {loss}" for row, loss in losses) + ".",
-        *_labels(good),
+        *_differences(main),
+        *_labels(main),
         "The teacher's frozen model: " + ("; ".join(sorted(vfms)) or "not used") + ".",
         f"Threads {_all(good, lambda one: one['threads'])}, device {_all(good, lambda one: one['device'])}, "
         f"{_all(good, lambda one: one['machine']['processor'])}; load when the cells began "
         f"{_range(one['machine']['load'] for one in good)} (cells run side by side: their seconds are no "
         "measure of speed).",
-        "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + "; code "
+        "Versions: " + _all(good, lambda one: _named(one["versions"])) + "; code "
         + _all(good, lambda one: _code(one["code"])) + ".",
         f"Command: `{command}`.",
     ]  # fmt: skip
+
+
+_SAID = {"method", "backbone", "seed", "epochs", "label_init"}
+"""Settings of which the table or another sentence tells."""
+
+
+def _differences(results: Sequence[Result]) -> list[str]:
+    """The settings in which rows differ: value and rows; nothing if they differ in none."""
+    by_row = {one["recipe"]["row"]: one["request"]["config"] for one in results}
+    found = []
+    for name in sorted({name for config in by_row.values() for name in config} - _SAID):
+        rows: dict[str, list[str]] = {}
+        for row, config in by_row.items():
+            rows.setdefault(str(config.get(name)), []).append(row)
+        if len(rows) > 1:
+            usual = max(rows, key=lambda value: len(rows[value]))
+            others = (f"{value} for {' / '.join(of)}" for value, of in rows.items() if value != usual)
+            found.append(f"{name} {usual}, but {'; '.join(others)}")
+    return ["Where rows differ: " + " · ".join(found) + "."] if found else []
+
+
+def _named(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def _labels(results: Iterable[Result]) -> list[str]:

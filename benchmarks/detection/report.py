@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,8 +133,12 @@ def _fact(order: dict[str, Any]) -> str:
     )
 
 
+_PATH = re.compile(r"(?<![\w.~])~?(?:/[^\s/:'\"]+)+/([^\s/:'\"]+)")
+
+
 def _shareable(result: Result) -> Result:
-    """Without paths of this machine: the dataset by its name."""
+    """Without paths of this machine: the dataset by its name, other files by theirs."""
+    result = {**result, "reason": _PATH.sub(r"\1", result["reason"])}
     if "request" not in result:
         return result
     config = {**result["request"]["config"]}

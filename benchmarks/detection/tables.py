@@ -123,8 +123,9 @@ def axis_table(name: str, lines: Sequence[Line]) -> Table:
         f"Ablation: {AXES[name].question if name in AXES else name}",
         columns,
         rows,
-        "The student, as in the main table but for this one setting. peak MB: resident memory, with that of "
-        "the probes where there were any; what probes cost is not in the seconds.",
+        "The student, as in the main table but for this one setting. % of full: over the seeds that both "
+        "have, so lines of other seeds do not compare. peak MB: resident memory, with that of the probes "
+        "where there were any; what probes cost is not in the seconds.",
     )
 
 

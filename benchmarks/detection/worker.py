@@ -5,10 +5,7 @@ python -m detection.worker FOLDER
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
-import signal
 import sys
 import traceback
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import Any
 import cv2
 import torch
 from common.machine import machine
+from common.processes import end_with_parent
 from hypergradient.memory import limit_memory
 from rich.console import Console
 
@@ -93,16 +91,9 @@ def failure(error: BaseException) -> str:
     return (("out of memory: " if out_of_memory else "") + kind + text)[:400]
 
 
-def _end_with_parent() -> None:
-    """Be asked to stop, as by Ctrl-C, when the driver is gone (Linux)."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
 def main() -> int:
     """Make the cell in the folder on the command line: 0, or 1 where it failed, 130 where it was stopped."""
-    _end_with_parent()
+    end_with_parent()
     folder = CellFolder(Path(sys.argv[1]))
     job = read_json(folder.job)
     if job is None:
@@ -120,7 +111,8 @@ def main() -> int:
         return 130
     except Exception as error:
         traceback.print_exc()
-        write_json(folder.result, {"status": "failed", "reason": failure(error), **job})
+        limit = f" (of at most {job['memory_limit'] / 1e9:g} GB)" if job["memory_limit"] else ""
+        write_json(folder.result, {"status": "failed", "reason": failure(error) + limit, **job})
         return 1
     write_json(folder.result, result)
     return 0

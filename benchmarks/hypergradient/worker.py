@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import torch
+from common.processes import end_with_parent
 
 from bilevel.diagnostics._memory import LiveTensors
 
@@ -129,6 +130,7 @@ def measure_times(job: Event) -> Iterator[Event]:
 
 def main() -> None:
     """Do the job given on the command line, in a process of its own."""
+    end_with_parent()
     job = json.loads(sys.argv[1])
     if job["threads"]:
         torch.set_num_threads(job["threads"])

@@ -21,7 +21,7 @@ from typing import Any
 import cv2
 import torch
 from common.machine import load
-from common.processes import ending
+from common.processes import end_with_parent, ending
 
 from istd._files import write_text
 
@@ -31,6 +31,7 @@ from .rows import Job
 
 def main() -> None:
     """Do the jobs given on the command line; job number n writes `n.json` into the folder."""
+    end_with_parent()
     call = json.loads(sys.argv[1])
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -43,10 +44,12 @@ def main() -> None:
 
 def _in_child(job: Job, result: Path) -> int:
     """The exit code of a process that measures one job."""
+    parent = str(os.getpid())
     child = os.fork()
     if child == 0:
         code = 1
         try:
+            end_with_parent(parent)
             write_text(result, json.dumps(_measure(job)))
             code = 0
         except Exception as error:  # what failed is a row; the other jobs are measured

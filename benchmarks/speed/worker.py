@@ -13,6 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from common.processes import end_with_parent
+
 from istd._files import write_text
 
 from . import labels, measures, steps
@@ -49,6 +51,7 @@ def measure(job: Job) -> dict[str, Any]:
 
 def main() -> None:
     """Do the job given on the command line; its result goes to the file that it names."""
+    end_with_parent()
     job = json.loads(sys.argv[1])
     write_text(Path(job["result"]), json.dumps(measure(job)))
 

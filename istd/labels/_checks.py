@@ -50,33 +50,43 @@ def check_points(points: npt.ArrayLike, shape: tuple[int, ...]) -> IntArray:
     return array
 
 
-def check_unit_map(values: npt.NDArray[Any], name: str) -> None:
-    """A `LabelError` unless `values` is a floating [H, W] array within [0, 1]."""
+def check_unit_map(values: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+    """A `LabelError` unless `values` is a floating [H, W] array within [0, 1].
+
+    Returns:
+        The maximum of each row, [H]: where it is 0 the row is empty, as most are with small targets.
+    """
     if not isinstance(values, np.ndarray) or values.ndim != 2 or not np.issubdtype(values.dtype, np.floating):
         found = f"{getattr(values, 'dtype', type(values).__name__)} {getattr(values, 'shape', '')}"
         raise LabelError(
             f"the {name} is not a floating-point map", found=found, expected="float32 or float64 [H, W]"
         )
-    if values.size:
-        low, high = extremes(values)
-        if not (low >= 0.0 and high <= 1.0):  # also False for NaN
-            raise LabelError(
-                f"the {name} has values outside [0, 1]",
-                found=f"minimum {low:g}, maximum {high:g}",
-                expected="probabilities; apply the sigmoid to logits first",
-            )
+    if not values.size:
+        return np.zeros(len(values), values.dtype)
+    lows, highs = row_extremes(values)
+    low, high = lows.min(), highs.max()
+    if not (low >= 0.0 and high <= 1.0):  # also False for NaN
+        raise LabelError(
+            f"the {name} has values outside [0, 1]",
+            found=f"minimum {low:g}, maximum {high:g}",
+            expected="probabilities; apply the sigmoid to logits first",
+        )
+    return highs
 
 
-def row_bands(values: npt.NDArray[Any]) -> list[slice]:
-    """The rows of a map [H, W] in bands: what is done to each in turn finds it in the cache."""
-    step = max(1, _BAND_BYTES // max(values.shape[1] * values.itemsize, 1))
-    return [slice(row, row + step) for row in range(0, len(values), step)]
+def row_extremes(values: npt.NDArray[np.floating[Any]]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """(minimum, maximum) of each row of a map [H, W] that is not empty; NaN for a row that has one."""
+    low, high = np.empty(len(values), values.dtype), np.empty(len(values), values.dtype)
+    for rows in bands(len(values), values.shape[1] * values.itemsize):
+        values[rows].min(axis=1, out=low[rows])
+        values[rows].max(axis=1, out=high[rows])
+    return low, high
 
 
-def extremes(values: npt.NDArray[np.floating[Any]]) -> tuple[float, float]:
-    """(minimum, maximum) of a map [H, W] that is not empty; NaN if there is one."""
-    low, high = zip(*((values[rows].min(), values[rows].max()) for rows in row_bands(values)), strict=True)
-    return float(np.min(low)), float(np.max(high))
+def bands(rows: int, row_bytes: int) -> list[slice]:
+    """Some rows in bands: what is done to each band in turn finds it in the cache."""
+    step = max(1, _BAND_BYTES // row_bytes)
+    return [slice(row, row + step) for row in range(0, rows, step)]
 
 
 def check_same_shape(first: npt.NDArray[Any], second: npt.NDArray[Any], names: str) -> None:

@@ -37,6 +37,7 @@ from detection.worker import make_cell
 from istd.data import SyntheticDataset, pack
 from istd.engine import RunFolder, load_state
 from istd.engine import results as results_module
+from istd.engine.pack_cache import packed
 from istd.engine.run_folder import JsonLines
 from istd.errors import CheckpointError, ConfigError
 
@@ -68,7 +69,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_bench(out: Path, base: Base, **limits: Any) -> Bench:
     return Bench(
-        store=Store(out / "cells"),
+        store=Store(out / "cells", lambda: packed(base.data).content_hash()),
         out=out,
         base=base,
         limits=Limits(**limits),
@@ -188,7 +189,7 @@ def test_stored_cells_of_other_settings_are_left_out(tmp_path: Path) -> None:
     here, planned = cells_of(base, Recipe("mlclnet", "full", 0, {}), Recipe("mlclnet", "full", 1, {}))
     changed = Base.of("tiny", TINY, "d", {"full": {"lr": 1.0}})
     store = Store(tmp_path)
-    stored = {"request": here.request, "recipe": vars(here.recipe), "status": "ok", "places": [["table", ""]]}
+    stored = {**result("full", 0, 0.5), **job_of(here)}
     store.save(here, stored)
     assert store.others(base, {planned.slug}) == ([stored], 0)
     assert store.others(changed, {planned.slug}) == ([], 1)
@@ -211,7 +212,7 @@ def test_a_setting_that_came_later_leaves_stored_cells_as_they_are(tmp_path: Pat
     (cell,) = cells_of(base, Recipe("mlclnet", "full", 0, {}))
     older = {name: value for name, value in cell.config.items() if name != "distractor_fraction"}
     store = Store(tmp_path)
-    stored = {"request": {"config": older, "probe": None}, "recipe": vars(cell.recipe), "status": "ok"}
+    stored = {**result("full", 0, 0.5), **job_of(cell), "request": {"config": older, "probe": None}}
     store.save(cell, stored)
     assert store.load(cell) == stored
     (used,) = cells_of(

@@ -82,6 +82,7 @@ def test_evolution_equals_a_slow_one_on_random_maps(seed: int) -> None:
     label = np.clip(
         ndimage.gaussian_filter((rng.random((height, width)) < 0.02).astype(float), 1.0) * 8, 0, 1
     )
+    label[rng.random(height) < seed / 6] = 0.0  # rows without label
     settings = EvolutionSettings(
         window=int(rng.choice([7, 15, 33])),
         core=int(rng.choice([1, 3, 5])),
