@@ -34,6 +34,8 @@ _CURVES = {
     "val_student_iou": "val_student_iou",
     "val_teacher_iou": "val_teacher_iou",
     "loss": "loss",
+    "weight_min": "weight_min",
+    "weight_max": "weight_max",
 }
 
 

@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if used is not None and used > BUSY:
                     print(f"{used:.0%} of this machine is in use by others: times will scatter.")
                 cell = _measure(name, allocator, settings, options.timeout)
-                cell.busy = used
+                cell.busy, cell.commit = used, now["code"]["commit"] or ""
                 write_text(path, json.dumps({"settings": settings, "cell": asdict(cell)}))
             cells.append(cell)
             found = write_results(options.out, cells, settings, now)

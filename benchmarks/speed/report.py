@@ -37,6 +37,7 @@ class Cell:
     Attributes:
         status: "ok" or "failed", then `reason` says why.
         busy: share of the machine in use before it began.
+        commit: of the code that was measured; empty if unknown.
         ceiling: of the cell of that name, see `ceiling.Ceiling`.
     """
 
@@ -46,6 +47,7 @@ class Cell:
     reason: str = ""
     rows: list[Row] = field(default_factory=list)
     busy: float | None = None
+    commit: str = ""
     ceiling: dict[str, Any] | None = None
 
 
@@ -184,6 +186,8 @@ def markdown(found: list[Line], cells: list[Cell], settings: dict[str, Any], now
             text.append(
                 f"- {cell.busy:.0%} of the machine in use before {cell.cell} ({cell.allocator}), not quiet"
             )
+        if cell.commit and cell.commit != now["code"]["commit"]:  # kept by --resume
+            text.append(f"- {cell.cell} ({cell.allocator}) was measured on code {cell.commit[:10]}")
         if cell.ceiling:
             text += _ceiling(cell.ceiling, cell.allocator)
     text += [

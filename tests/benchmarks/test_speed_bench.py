@@ -82,7 +82,7 @@ def test_other_work_has_no_ratio_and_unequal_results_are_shown() -> None:
     extra = Row("more", ours=[1.0], reference=[2.0], extra=True)
     wrong = Row("outer step", ours=[1.0], reference=[9.0], distance=0.1, bound=1e-5)
     cells = [
-        Cell("outer", "default", rows=[extra, wrong], busy=0.9),
+        Cell("outer", "default", rows=[extra, wrong], busy=0.9, commit="0123456789abcdef"),
         Cell("inner", "default", "failed", "code 1: out of luck"),
     ]
     found = lines(cells, 8, "cpu")
@@ -92,6 +92,7 @@ def test_other_work_has_no_ratio_and_unequal_results_are_shown() -> None:
     assert "NOT equal" in text
     assert "failed: inner (default): code 1: out of luck" in text
     assert "90% of the machine in use before outer" in text
+    assert "outer (default) was measured on code 0123456789\n" in text
 
 
 def test_the_share_of_the_ceiling_is_counted_and_shown() -> None:
