@@ -184,18 +184,6 @@ def test_failing_cells_are_rows_and_do_not_stop_others(data: Path, tmp_path: Pat
     assert (result["status"], result["reason"]) == ("failed", "took longer than 0.3 s")
 
 
-def test_stored_cells_of_other_settings_are_left_out(tmp_path: Path) -> None:
-    base = Base.of("tiny", TINY, "d")
-    here, planned = cells_of(base, Recipe("mlclnet", "full", 0, {}), Recipe("mlclnet", "full", 1, {}))
-    changed = Base.of("tiny", TINY, "d", {"full": {"lr": 1.0}})
-    store = Store(tmp_path)
-    stored = {**result("full", 0, 0.5), **job_of(here)}
-    store.save(here, stored)
-    assert store.others(base, {planned.slug}) == ([stored], 0)
-    assert store.others(changed, {planned.slug}) == ([], 1)
-    assert store.others(base, {here.slug}) == ([], 0)
-
-
 def test_two_benchmarks_in_one_folder_are_refused(tmp_path: Path) -> None:
     other = RunFolder(tmp_path)
     other.acquire()
@@ -205,20 +193,6 @@ def test_two_benchmarks_in_one_folder_are_refused(tmp_path: Path) -> None:
     finally:
         other.release()
     make_bench(tmp_path, Base.of("tiny", TINY, "d")).run([])
-
-
-def test_a_setting_that_came_later_leaves_stored_cells_as_they_are(tmp_path: Path) -> None:
-    base = Base.of("tiny", TINY, "d")
-    (cell,) = cells_of(base, Recipe("mlclnet", "full", 0, {}))
-    older = {name: value for name, value in cell.config.items() if name != "distractor_fraction"}
-    store = Store(tmp_path)
-    stored = {**result("full", 0, 0.5), **job_of(cell), "request": {"config": older, "probe": None}}
-    store.save(cell, stored)
-    assert store.load(cell) == stored
-    (used,) = cells_of(
-        Base.of("tiny", TINY, "d", {"": {"distractor_fraction": 0.1}}), Recipe("mlclnet", "full", 0, {})
-    )
-    assert store.load(used) is None
 
 
 def test_the_plan_makes_each_cell_once_and_seeds_come_first() -> None:

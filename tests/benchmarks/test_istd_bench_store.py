@@ -76,6 +76,25 @@ def test_cells_of_other_images_are_made_again_and_the_old_ones_kept(tmp_path: Pa
     assert len(list((tmp_path / "replaced").iterdir())) == 2
 
 
+def test_stored_cells_of_other_settings_are_left_out(tmp_path: Path) -> None:
+    changed = Base.of("smoke", PRESETS["smoke"], BASE.data, {"full": {"lr": 1.0}})
+    store = Store(tmp_path)
+    store.save(CELL, made())
+    assert store.others(BASE, {"planned"}) == ([made()], 0)
+    assert store.others(changed, {"planned"}) == ([], 1)
+    assert store.others(BASE, {CELL.slug}) == ([], 0)
+
+
+def test_a_setting_that_came_later_leaves_stored_cells_as_they_are(tmp_path: Path) -> None:
+    older = {name: value for name, value in CELL.config.items() if name != "distractor_fraction"}
+    store = Store(tmp_path)
+    stored = made(request={"config": older, "probe": None})
+    store.save(CELL, stored)
+    assert store.load(CELL) == stored
+    used = Base.of("smoke", PRESETS["smoke"], BASE.data, {"": {"distractor_fraction": 0.1}})
+    assert store.load(Cell(CELL.recipe, CELL.recipe.config(used), CELL.places)) is None
+
+
 @pytest.mark.parametrize(
     "damaged",
     [
