@@ -113,7 +113,7 @@ def main() -> int:
         return 130
     except Exception as error:
         traceback.print_exc()
-        limit = f" (of at most {job['memory_limit'] / 1e9:g} GB)" if job["memory_limit"] else ""
+        limit = f" (its memory is limited to {job['memory_limit'] / 1e9:g} GB)" if job["memory_limit"] else ""
         write_json(folder.result, {"status": "failed", "reason": failure(error) + limit, **job})
         return 1
     write_json(folder.result, result)

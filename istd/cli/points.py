@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 from rich.console import Console
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..data import Dataset, Record
+
+    _Converted: TypeAlias = dict[str, Callable[[tuple[int, int]], np.ndarray]]
+    """Name → what gives its points for the size of its image."""
 
 
 class Source(StrEnum):
@@ -105,14 +111,15 @@ def points(
 
 
 def _points_of(
-    record: Record, kind: Source, seed: int, converted: dict[str, np.ndarray] | None, dataset: Dataset
+    record: Record, kind: Source, seed: int, converted: _Converted | None, dataset: Dataset
 ) -> np.ndarray | None:
     """The points of an image; None where the source does not name it: perhaps nobody has looked at it."""
     from ..data import centroid_points, coarse_points, point_rng
     from ..errors import DataError
 
     if converted is not None:
-        return converted.get(record.name)
+        fitted = converted.get(record.name)
+        return None if fitted is None else fitted((record.image.shape[0], record.image.shape[1]))
     if kind is Source.given:
         return None if record.name in dataset.unannotated else record.points
     if record.mask is None:
@@ -125,7 +132,7 @@ def _points_of(
     return coarse_points(record.mask, point_rng(seed, record.name))
 
 
-def _read_source(source: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+def _read_source(source: Path, names: tuple[str, ...]) -> _Converted:
     from ..data import IMAGE_SUFFIXES, read_point_image, read_points
     from ..data._names import composed
     from ..errors import DataError
@@ -133,7 +140,7 @@ def _read_source(source: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     if not source.exists():
         raise DataError("there is no such file or folder", where=source, expected="points")
     if source.is_file():
-        return read_points(source, names)
+        return {name: functools.partial(_as_given, some) for name, some in read_points(source, names).items()}
     files = {
         composed(path.stem): path
         for path in sorted(source.iterdir())
@@ -147,7 +154,28 @@ def _read_source(source: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
             found=", ".join(strange[:5]) or "no image",
             expected="PNG files named as the images",
         )
-    return {name: read_point_image(path)[0] for name, path in files.items()}
+    return {name: functools.partial(_scaled, *read_point_image(path), path) for name, path in files.items()}
+
+
+def _as_given(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return points
+
+
+def _scaled(points: np.ndarray, its_size: tuple[int, int], path: Path, size: tuple[int, int]) -> np.ndarray:
+    """The points of an image of dots, in an image of another size."""
+    from ..data import DataWarning
+    from ..data._fit import fit_points
+
+    if its_size == size:
+        return points
+    fitted = fit_points(points, its_size, size, path, path)
+    warnings.warn(
+        f"{path}: the points were scaled from {its_size[0]} × {its_size[1]} to the image's "
+        f"{size[0]} × {size[1]}",
+        DataWarning,
+        stacklevel=2,
+    )
+    return fitted
 
 
 def _check_inside(record: Record, some: np.ndarray, source: Path | None) -> None:

@@ -97,8 +97,15 @@ def read_point_image(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
     """Read an image of dots: int64 [N, 2], rows (y, x), the centre of each dot; and its (height, width).
 
     Raises:
-        DataError: not an image, or a dot of more than 25 pixels.
+        DataError: not an image, a dot of more than 25 pixels, or a JPEG, which makes many dots of one.
     """
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        raise DataError(
+            "points cannot be read from a JPEG, which blurs dots",
+            where=path,
+            expected="PNG, BMP or TIFF",
+            fix="export the points again, best as .csv or .json",
+        )
     values = read_gray_values(path)
     largest = int(find_regions(values).areas.max(initial=0))
     if largest > MAX_DOT:
@@ -224,6 +231,16 @@ def _coco_rows(path: Path, images: list[Any], annotations: list[Any]) -> Iterato
             found=f"{type(error).__name__}: {error}",
             expected="images with id, file_name; annotations with image_id and keypoints, bbox or a polygon",
         ) from error
+    files = {str(one["file_name"]).replace("\\", "/") for one in images}
+    for stem, times in Counter(strip_suffix(one.rpartition("/")[2]) for one in files).most_common(1):
+        if times > 1:
+            raise DataError(
+                f"{times} images of the COCO file come to one name",
+                where=path,
+                found=", ".join(sorted(one for one in files if strip_suffix(one.rpartition("/")[2]) == stem)),
+                expected="one image a name, whatever its folder and type",
+                fix="rename them, there and in the COCO file, or export each folder by itself",
+            )
     for name in names.values():
         yield f"the image {name!r}", name, "", ""
     for name, y, x in rows:

@@ -33,7 +33,9 @@ class EvolutionSettings:
     Attributes:
         t_b: T_b, the threshold of a region without area, as a share of m.
         k: how fast the threshold rises with the region's area.
-        max_area: the area, as a share of the image, at which the rise is complete.
+        max_area: the area, as a share of the image, at which the threshold has risen by k of the way from t_b
+            to m. As in the reference it goes on rising: with k = 1/2 a region of twice this area or more (in
+            an image of 96 × 96 of 28 px) keeps nothing and decays, until it is small again.
         window: odd side of the window around the centroid in which predictions are looked at, px.
         core: odd side of the square around the centroid that a predicted region must touch, px.
         meet: what a predicted region must touch to be kept: "core", as in PAL, or "label", any label region,

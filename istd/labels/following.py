@@ -3,8 +3,9 @@
 The published rule (`evolution.py`) moves a pixel half-way to the prediction where the prediction is kept, and
 multiplies the label by 0.97 elsewhere. A pixel that is newly predicted enters the target after two steps; one
 that is predicted no longer leaves after 23. Predictions at a boundary fluctuate, so labels grow: whatever was
-predicted once stays. Here a target that is predicted at all follows its prediction both ways. A target that
-is missed keeps its label but for the decay, since silence about a whole target says nothing of its boundary.
+predicted once stays. Here a target with a kept region follows its prediction both ways. A target without one
+keeps its label but for the decay. The threshold of a region is a share of the highest prediction around it,
+so a faint prediction keeps a region too, and the label falls towards it.
 """
 
 from __future__ import annotations

@@ -172,7 +172,8 @@ def learn_boundaries(
     learning: LearnSettings | None = None,
     progress: Progress | None = None,
 ) -> LearnedBoundaries:
-    """Learn the boundary fractions from a few trusted masks; the same input and seed give the same bits.
+    """Learn the boundary fractions from a few trusted masks; the same input, seed and number of
+    threads give the same bits.
 
     It runs on the CPU, with random streams of its own, whatever the device of the caller.
 

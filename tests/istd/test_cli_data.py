@@ -159,6 +159,13 @@ def test_points_from_format_to_format(works: Works, toy: Path, tmp_path: Path) -
     (tmp_path / "coco.json").write_text(json.dumps(coco))
     works("points", toy, "--from", tmp_path / "coco.json", "--out", tmp_path / "c.csv")
     assert (tmp_path / "b.csv").read_text() == (tmp_path / "c.csv").read_text()
+    # Dots in images of another size count in that size.
+    for path in (tmp_path / "dots").iterdir():
+        image = np.kron(read_gray_values(path), np.ones((2, 2), np.uint8))
+        cv2.imwrite(str(path), image)
+    said = works("points", toy, "--from", tmp_path / "dots", "--out", tmp_path / "e.csv")
+    assert "the points were scaled from" in " ".join(said.split())
+    assert (tmp_path / "e.csv").read_text() == (tmp_path / "b.csv").read_text()
     works("points", toy, "--kind", "given", "--out", tmp_path / "d.csv")
     assert (tmp_path / "d.csv").read_text() == (toy / "points.csv").read_text()
 

@@ -62,6 +62,16 @@ def test_quality_by_version_is_what_a_plain_count_gives(store: LabelStore) -> No
     assert [row.iou for row in quality_by_version(store)] == [None] * 3
 
 
+def test_trusted_masks_are_no_labels_from_points(tmp_path: Path) -> None:
+    names = MADE.splits["train"]
+    masks = {name: MADE.scene(name).mask for name in names}
+    labels = [masks[name].astype(np.float32) * (name == names[0]) for name in names]
+    settings = {"trusted_masks": [names[0]]}
+    store = LabelStore.create(tmp_path / "labels.h5", names, labels, settings=settings)
+    (row,) = quality_by_version(store, masks.items())
+    assert (row.iou, row.recall, row.pool_iou) == (0, 0, 0)
+
+
 def test_strips_hold_every_version_of_what_there_ever_was(store: LabelStore) -> None:
     names = most_changed(store, 3, store.names[1:])
     assert names == [store.names[1], store.names[2], store.names[3]]

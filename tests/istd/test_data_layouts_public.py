@@ -259,6 +259,21 @@ def test_points_from_coco(tmp_path: Path) -> None:
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match="COCO file is damaged"):
         read_points(path, {"a", "b"})
+    # Names lose their folder: of two images of one name the points would be joined.
+    two = [{"id": 1, "file_name": "x/a.png"}, {"id": 2, "file_name": "y/a.tif"}]
+    path.write_text(json.dumps({"images": two, "annotations": []}))
+    with pytest.raises(DataError, match=r"2 images of the COCO file[\s\S]*x/a\.png, y/a\.tif"):
+        read_points(path, {"a"})
+    path.write_text(json.dumps({"images": [two[0], {**two[0], "id": 3}], "annotations": []}))
+    assert [*read_points(path, {"a"})] == ["a"]  # one image, listed twice
+
+
+def test_points_are_not_read_from_jpeg(tmp_path: Path) -> None:
+    dots = np.zeros((32, 32), np.uint8)
+    dots[10, 10] = dots[20, 25] = 255
+    Image.fromarray(dots).save(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match="cannot be read from a JPEG"):
+        read_point_image(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".json"])
